@@ -1,0 +1,39 @@
+"""One accelerator, one file. To add one: write the file, and name its class in the list below."""
+
+from ..pipelines import KnobError, nearest
+from .ab_cache import ABCache
+from .base import Accelerator, Session, attached, check
+from .fewer_steps import FewerSteps
+from .first_block_cache import FirstBlockCache
+from .guidance_interval import GuidanceInterval
+from .knobs import Knob, knobs, read
+
+
+class _ByName(dict[str, type[Accelerator]]):
+    """Accelerators by name; ``[...]`` also takes the class name, and says which name was probably meant."""
+
+    def __missing__(self, name: str) -> type[Accelerator]:
+        for cls in self.values():
+            if cls.__name__.lower() == name.lower().replace("-", "").replace("_", ""):
+                return cls
+        raise KnobError(f"no accelerator is called {name!r}; {nearest(name, self)}")
+
+
+ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
+    {cls.name: cls for cls in (ABCache, FirstBlockCache, GuidanceInterval, FewerSteps)}
+)
+
+__all__ = [
+    "ACCELERATORS",
+    "ABCache",
+    "Accelerator",
+    "FewerSteps",
+    "FirstBlockCache",
+    "GuidanceInterval",
+    "Knob",
+    "Session",
+    "attached",
+    "check",
+    "knobs",
+    "read",
+]

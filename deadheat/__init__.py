@@ -1,0 +1,70 @@
+"""Deadheat: same picture, less time. The import name; in a checkout its parts are the folders beside this one.
+
+Public names load on first use, so that ``import deadheat`` costs nothing.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+_here = Path(__file__).parent
+if not (_here / "accelerators").is_dir():  # a checkout: accelerators/, measure/, ... stand beside deadheat/
+    __path__.append(str(_here.parent))
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .accelerators import ACCELERATORS
+    from .measure import Comparison, compare
+    from .pipelines import (
+        DeadheatError,
+        IncompatibleError,
+        InputError,
+        KnobError,
+        LoadError,
+        PresetError,
+        UnsupportedError,
+        load,
+    )
+    from .presets import Recipe, accelerate
+
+_HOME = {
+    "ACCELERATORS": "accelerators",
+    "Comparison": "measure",
+    "compare": "measure",
+    "Recipe": "presets",
+    "accelerate": "presets",
+    "load": "pipelines",
+    "DeadheatError": "pipelines",
+    "IncompatibleError": "pipelines",
+    "InputError": "pipelines",
+    "KnobError": "pipelines",
+    "LoadError": "pipelines",
+    "PresetError": "pipelines",
+    "UnsupportedError": "pipelines",
+}
+__all__ = [
+    "ACCELERATORS",
+    "Comparison",
+    "DeadheatError",
+    "IncompatibleError",
+    "InputError",
+    "KnobError",
+    "LoadError",
+    "PresetError",
+    "Recipe",
+    "UnsupportedError",
+    "accelerate",
+    "compare",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'deadheat' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

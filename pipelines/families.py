@@ -1,0 +1,173 @@
+"""How each family of diffusers pipelines is put together: one row a family, everything else reads it.
+
+Sources: the classes of diffusers 0.42; every row is checked by a permutation test (shuffled image tokens give the
+shuffled output), a record-and-replay test and a round trip of its latents.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from .errors import UnsupportedError
+
+Guidance = Literal["batched", "separate", "unknown"]
+Scope = Literal["image", "text+image"]
+
+ROPE = "image_rotary_emb"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of transformer blocks that image tokens run through.
+
+    Attributes:
+        blocks: name of the ``ModuleList`` in the denoiser.
+        hidden: name of the block argument that carries the image tokens, (batch, tokens, channels).
+        joint: whether text tokens stand in that same sequence, before the image tokens.
+        returns: index of the image tokens in the tuple that a block returns; None where it returns one tensor.
+        per_token: other block arguments that are indexed by token: name -> (dimension, which tokens).
+    """
+
+    blocks: str
+    hidden: str = "hidden_states"
+    joint: bool = False
+    returns: int | None = None
+    per_token: Mapping[str, tuple[int, Scope]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """How the latents that the scheduler steps are laid out.
+
+    Attributes:
+        layout: "image" (B,C,h,w); "video" (B,C,F,h,w); "packed" (B,(h/2)(w/2),4C), 2x2 patches as channels;
+            "sequence" (B,F*h*w,C).
+    """
+
+    layout: Literal["image", "video", "packed", "sequence"] = "image"
+
+    def to_grid(self, latents: Tensor, frames: int, height: int, width: int) -> Tensor:
+        """Return the latents as (B, C, F, h, w); *height* and *width* are in latent pixels."""
+        match self.layout:
+            case "image":
+                return latents.unsqueeze(2)
+            case "video":
+                return latents
+            case "packed":
+                patches = latents.view(len(latents), height // 2, width // 2, -1, 2, 2)
+                return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(latents), -1, 1, height, width)
+            case "sequence":
+                return latents.transpose(1, 2).reshape(len(latents), -1, frames, height, width)
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Undo :meth:`to_grid`."""
+        batch, channels, _, height, width = grid.shape
+        match self.layout:
+            case "image":
+                return grid.squeeze(2)
+            case "video":
+                return grid
+            case "packed":
+                patches = grid.view(batch, channels, height // 2, 2, width // 2, 2)
+                return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, 4 * channels)
+            case "sequence":
+                return grid.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an accelerator may need to know of a pipeline.
+
+    Attributes:
+        name: what people call it.
+        guidance: "batched": unconditional and conditional half in one call, in this order; "separate": two calls a
+            step, conditional first; "unknown".
+        latents: layout of the latents at ``scheduler.step``.
+        stacks: transformer block lists in the order they run; empty for a UNet and for an unknown family.
+        unet: whether the denoiser is a UNet with ``down_blocks``, ``mid_block`` and ``up_blocks``.
+        video: whether the pipeline makes frames.
+    """
+
+    name: str
+    guidance: Guidance = "unknown"
+    latents: Latents = field(default_factory=Latents)
+    stacks: tuple[Stack, ...] = ()
+    unet: bool = False
+    video: bool = False
+
+    @property
+    def known(self) -> bool:
+        return bool(self.stacks) or self.unet
+
+
+_FLUX_ROPE = MappingProxyType({ROPE: (0, "text+image")})
+
+UNKNOWN = Family("unknown family")
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "SD3Transformer2DModel": Family(
+            "Stable Diffusion 3", "batched", stacks=(Stack("transformer_blocks", returns=1),)
+        ),
+        "FluxTransformer2DModel": Family(
+            "FLUX.1",
+            "separate",
+            Latents("packed"),
+            (
+                Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE),
+                Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
+            ),
+        ),
+        "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks"),)),
+        "Lumina2Transformer2DModel": Family(
+            "Lumina 2",
+            "separate",
+            stacks=(Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")})),),
+        ),
+        "WanTransformer3DModel": Family(
+            "Wan",
+            "separate",
+            Latents("video"),
+            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")})),),
+            video=True,
+        ),
+        "LTXVideoTransformer3DModel": Family(
+            "LTX-Video",
+            "batched",
+            Latents("sequence"),
+            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")})),),
+            video=True,
+        ),
+    }
+)
+SD = Family("Stable Diffusion 1.x/2.x", "batched", unet=True)
+SDXL = Family("Stable Diffusion XL", "batched", unet=True)
+
+
+def denoisers(pipe: Any) -> dict[str, nn.Module]:
+    """Return the networks that *pipe* calls at its steps, by attribute name; Wan 2.2 has two.
+
+    Raises:
+        UnsupportedError: the pipeline has none.
+    """
+    parts = {name: getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")}
+    found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    if not found:
+        raise UnsupportedError(
+            f"{type(pipe).__name__} has neither a transformer nor a unet, so there is nothing to accelerate; "
+            "give Deadheat a diffusers pipeline that denoises latents step by step"
+        )
+    return found
+
+
+def family(pipe: Any) -> Family:
+    """Return the description of *pipe*'s family, or ``UNKNOWN``."""
+    network = next(iter(denoisers(pipe).values()))
+    while hasattr(network, "_orig_mod"):  # torch.compile's wrapper
+        network = network._orig_mod  # type: ignore[assignment]
+    kind = type(network).__name__
+    if kind == "UNet2DConditionModel":
+        return SDXL if getattr(network.config, "addition_embed_type", None) == "text_time" else SD
+    return FAMILIES.get(kind, UNKNOWN)

@@ -1,0 +1,45 @@
+"""The only way this project changes somebody else's object."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def patched(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace ``owner.name`` by ``wrap(owner.name)`` until the block ends, then put back exactly what was there.
+
+    >>> class Greeter:
+    ...     def hello(self): return "hello"
+    >>> g = Greeter()
+    >>> with patched(g, "hello", lambda old: lambda: old().upper()):
+    ...     g.hello()
+    'HELLO'
+    >>> g.hello(), vars(g)
+    ('hello', {})
+    """
+    was_own, old = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, functools.wraps(old)(wrap(old)))  # wraps: diffusers inspects the signatures of schedulers
+    try:
+        yield
+    finally:
+        if was_own:
+            setattr(owner, name, old)
+        else:
+            delattr(owner, name)
+
+
+@contextmanager
+def preserved(owners: list[Any], names: tuple[str, ...]) -> Iterator[None]:
+    """Put back, when the block ends, what each owner itself held under *names*: for code that leaves things behind."""
+    before = [{name: vars(owner)[name] for name in names if name in vars(owner)} for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, held in zip(owners, before, strict=True):
+            for name in names:
+                if name in held:
+                    setattr(owner, name, held[name])
+                elif name in vars(owner):
+                    delattr(owner, name)

@@ -1,0 +1,374 @@
+"""The clock of a pipeline, and the place around its denoiser.
+
+The scheduler is the clock: ``set_timesteps`` starts a run, ``step`` ends a step. Nothing is guessed from timestep
+values, and no pipeline needs a callback.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from .errors import UnsupportedError
+from .families import Family, denoisers, family
+from .patch import patched
+from .run import Action, Run, Step
+
+PAIR = ("uncond", "cond")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of the pipeline to its denoiser.
+
+    Attributes:
+        kwargs: the denoiser's arguments, all by name.
+        first: name of the argument that holds the latents.
+        step: number of the step within the run, from 0.
+        steps: number of steps of the run.
+        sigma: noise level before the step, in the scheduler's own units.
+        branches: what the batch holds: ("uncond", "cond") for a batched guidance pair, else one name.
+        batch: samples in the call.
+        run: the run it belongs to.
+    """
+
+    kwargs: dict[str, Any]
+    first: str
+    step: int
+    steps: int
+    sigma: float
+    branches: tuple[str, ...]
+    batch: int
+    run: Run
+
+    @property
+    def progress(self) -> float:
+        """Part of the run that is done before this step, in [0, 1)."""
+        return self.step / self.steps
+
+    @property
+    def latents(self) -> Any:
+        """The latents that the denoiser is asked about; a tensor, or a list of one tensor a sample (Z-Image)."""
+        return self.kwargs[self.first]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one branch: what must stay the same for the past to be of use."""
+        return (self.batch // len(self.branches), *self.latents[0].shape)
+
+    @property
+    def last(self) -> bool:
+        return self.step >= self.steps - 1
+
+    def conditional(self) -> "Call":
+        """Return the same call for the conditional half of a guidance pair."""
+        full, half = self.batch, self.batch // 2
+
+        def cut(x: Any) -> Any:
+            if isinstance(x, dict):
+                return {key: cut(value) for key, value in x.items()}
+            if isinstance(x, (list, tuple)):
+                return type(x)(map(cut, x))
+            return x[half:] if isinstance(x, Tensor) and x.ndim and len(x) == full else x
+
+        return replace(self, kwargs=cut(self.kwargs), branches=("cond",), batch=half)
+
+
+Network = Callable[[Call], Tensor]
+Around = Callable[[Call, Network], Tensor]
+
+
+@dataclass(eq=False)
+class Link:
+    """One accelerator's place in the chain around the denoiser, for one run.
+
+    Attributes:
+        owner: name of the accelerator.
+        run: the run.
+        outer: the links before this one.
+        stale: set by an accelerator further in when what it returns no longer continues what it returned before
+            (guidance switched, resolution changed): forget the past.
+    """
+
+    owner: str
+    run: Run
+    outer: tuple["Link", ...] = ()
+    stale: bool = False
+
+    def note(self, action: Action, reason: str) -> None:
+        """Say what the present step does instead of running the whole network, and why."""
+        self.run.acted.add(self.owner)
+        self.run.note(action, reason)
+
+    def disturb(self) -> None:
+        """Tell the accelerators further out that the output of this one has just changed its nature."""
+        for link in self.outer:
+            link.stale = True
+
+
+Start = Callable[[Link], Around]
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """What the pipeline hands to ``scheduler.step``: the (guided) prediction, the timestep, the latents."""
+
+    prediction: Tensor
+    timestep: Any
+    latents: Tensor
+    run: Run
+
+
+Watcher = Callable[[Run, Tensor], None]
+Solver = Callable[[SolverStep, Callable[[SolverStep], Any]], Any]
+
+
+@dataclass(eq=False)
+class Stage:
+    """A pipeline with its clock running, and the places where accelerators stand in it.
+
+    Attributes:
+        pipe: the pipeline.
+        family: its description.
+        denoisers: its networks, by attribute name.
+        runs: the runs so far, oldest first.
+        call: the call that is going through the network at this moment, for accelerators inside the network.
+        owner: name of the accelerator that is being attached.
+    """
+
+    pipe: Any
+    family: Family
+    denoisers: dict[str, nn.Module]
+    runs: list[Run] = field(default_factory=list)
+    call: Call | None = None
+    owner: str = ""
+    _starts: list[tuple[str, Start]] = field(default_factory=list)
+    _solvers: list[Solver] = field(default_factory=list)
+    _watchers: list[Watcher] = field(default_factory=list)
+    _arounds: list[Around] = field(default_factory=list)
+    _open: bool = False
+    _sigmas: list[float] = field(default_factory=list)
+    _asked_in_step: int = 0
+    _cfg: bool | None = None
+
+    def around_denoiser(self, start: Start) -> AbstractContextManager[None]:
+        """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost."""
+        return _listed(self._starts, (self.owner, start))
+
+    def around_solver(self, solver: Solver) -> AbstractContextManager[None]:
+        """Send every ``scheduler.step`` through *solver*; first come, outermost."""
+        return _listed(self._solvers, solver)
+
+    def watch(self, watcher: Watcher) -> AbstractContextManager[None]:
+        """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
+        return _listed(self._watchers, watcher)
+
+    # -- the clock ---------------------------------------------------------------------------------------------
+
+    def _new_run(self, set_timesteps: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = set_timesteps(*args, **kwargs)
+            self._close()
+            if self.runs and not self.runs[-1].steps:  # the pipeline set its timesteps twice
+                self.runs.pop()
+            self.runs.append(Run())
+            links: list[Link] = []
+            for owner, _ in self._starts:
+                links.append(Link(owner, self.runs[-1], tuple(links)))
+            self._arounds = [start(link) for (_, start), link in zip(self._starts, links, strict=True)]
+            self._open, self._asked_in_step = True, 0
+            return result
+
+        return wrapped
+
+    def _close(self) -> None:
+        """End the run that is open, if any: the accelerators' state dies here, the numbers stay."""
+        if self._open:
+            self.runs[-1].release()
+        self._arounds, self._open = [], False
+
+    def _next_step(self, step: Any) -> Any:
+        def wrapped(model_output: Any, timestep: Any, sample: Any, *extra: Any, **kwargs: Any) -> Any:
+            if not self._open or not self._asked_in_step:
+                return step(model_output, timestep, sample, *extra, **kwargs)
+            run = self.runs[-1]
+
+            def innermost(now: SolverStep) -> Any:
+                return step(now.prediction, now.timestep, now.latents, *extra, **kwargs)
+
+            out = _chained(self._solvers, innermost)(SolverStep(model_output, timestep, sample, run))
+            last = len(run.steps) >= run.total
+            if last and sample.is_cuda:  # so that the seconds of the run are the device's, not the host's
+                torch.cuda.synchronize(sample.device)
+            run.end_step()
+            self._asked_in_step = 0
+            for watcher in self._watchers:
+                watcher(run, out[0] if isinstance(out, tuple) else out.prev_sample)
+            if last:
+                self._close()
+            return out
+
+        return wrapped
+
+    def _hear_guidance(self, encode_prompt: Any) -> Any:
+        """Some pipelines (PixArt) keep whether guidance is on in a local variable; they do tell the text encoder."""
+        signature = inspect.signature(encode_prompt)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            self._cfg = bound.arguments.get("do_classifier_free_guidance")
+            return encode_prompt(*args, **kwargs)
+
+        return wrapped
+
+    # -- the denoiser ------------------------------------------------------------------------------------------
+
+    def _asked(self, module: nn.Module, forward: Any) -> Any:
+        names = argument_names(module)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if not self._open:  # outside a run: somebody calls the network by hand
+                return forward(*args, **kwargs)
+            raw: list[Any] = []
+
+            def network(call: Call) -> Tensor:
+                call.run.steps[-1].calls += call.batch
+                self.call = call
+                try:
+                    raw[:] = [forward(**call.kwargs)]
+                finally:
+                    self.call = None
+                return _prediction(raw[0])
+
+            call = self._call(dict(zip(names, args, strict=False)) | kwargs, names[0])
+            out = _chained(self._arounds, network)(call)
+            return _answer(out, raw[0] if raw else None, call)
+
+        return wrapped
+
+    def _call(self, kwargs: dict[str, Any], first: str) -> Call:
+        run = self.runs[-1]
+        if not run.total:
+            self._sigmas = _sigmas(self.pipe)
+            run.total = len(self._sigmas)
+        if self._asked_in_step == 0:
+            at = min(len(run.steps), run.total - 1)
+            run.steps.append(Step(len(run.steps), self._sigmas[at]))
+        step, latents = run.steps[-1], kwargs[first]
+        step.asked += len(latents)
+        branches = self._branches(latents)
+        self._asked_in_step += 1
+        steps = max(run.total, len(run.steps))
+        return Call(kwargs, first, step.index, steps, step.sigma, branches, len(latents), run)
+
+    def _branches(self, latents: Any) -> tuple[str, ...]:
+        nth = self._asked_in_step
+        if self.family.guidance == "separate":
+            return PAIR[::-1][nth : nth + 1] or (f"call {nth}",)
+        if self.family.guidance == "batched" and nth == 0 and self._pairs(latents):
+            return PAIR
+        return ("cond",) if nth == 0 else (f"call {nth}",)
+
+    def _pairs(self, latents: Tensor) -> bool:
+        """Tell whether the batch is a guidance pair: guidance is on, and both halves are the same latents."""
+        on = getattr(self.pipe, "do_classifier_free_guidance", self._cfg)
+        half, odd = divmod(len(latents), 2)
+        return bool(on) and not odd and torch.equal(latents[:half], latents[half:])
+
+
+def argument_names(module: nn.Module) -> list[str]:
+    """Names of the arguments of *module*'s forward, also where torch.compile or a hook stands before it."""
+    while hasattr(module, "_orig_mod"):
+        module = module._orig_mod  # type: ignore[assignment]
+    return list(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def call_point(module: nn.Module) -> str:
+    """Name of the attribute through which *module* is called: a compiled module never reads its ``forward``."""
+    return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+
+
+def _chained(arounds: list[Any], innermost: Any) -> Any:
+    ask = innermost
+    for around in reversed(arounds):
+        ask = functools.partial(_through, around, ask)
+    return ask
+
+
+def _through(around: Any, inner: Any, given: Any) -> Any:
+    return around(given, inner)
+
+
+def _prediction(out: Any) -> Tensor:
+    """Return the prediction inside whatever a denoiser returned; a list of samples (Z-Image) is stacked."""
+    sample = out[0] if isinstance(out, tuple) else out.sample
+    return torch.stack(sample) if isinstance(sample, list) else sample
+
+
+def _answer(out: Tensor, raw: Any, call: Call) -> Any:
+    """Wrap the prediction *out* the way the pipeline expects it; an untouched answer passes as it came."""
+    if raw is not None and out is (raw[0] if isinstance(raw, tuple) else raw.sample):
+        return raw
+    if isinstance(raw, tuple) and sum(isinstance(part, Tensor) for part in raw) > 1:
+        raise UnsupportedError("the denoiser returns several predictions at once; accelerators know only one")
+    sample = list(out) if isinstance(call.latents, list) else out
+    return Transformer2DModelOutput(sample=sample) if call.kwargs.get("return_dict", True) else (sample,)
+
+
+def _sigmas(pipe: Any) -> list[float]:
+    """Noise level before each step of the run that begins; image to image leaves out the first ones.
+
+    Schedulers without sigmas get sqrt((1 - a) / a) of their cumulative alphas, else their timesteps.
+    """
+    scheduler, planned = pipe.scheduler, len(pipe.scheduler.timesteps)
+    told = getattr(pipe, "_num_timesteps", None)
+    begin = getattr(scheduler, "begin_index", None) or 0
+    total = told if isinstance(told, int) and 0 < told <= planned else planned - begin
+    sigmas = getattr(scheduler, "sigmas", None)
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if sigmas is not None and len(sigmas) >= planned:
+        levels = torch.as_tensor(sigmas)[:planned]
+    elif alphas is not None:
+        kept = alphas[torch.as_tensor(scheduler.timesteps).long().cpu()]
+        levels = ((1 - kept) / kept) ** 0.5
+    else:
+        levels = torch.as_tensor(scheduler.timesteps)
+    return [float(level) for level in levels.cpu()[planned - total :]]
+
+
+@contextmanager
+def _listed(items: list[Any], item: Any) -> Iterator[None]:
+    items.append(item)
+    try:
+        yield
+    finally:
+        items.remove(item)
+
+
+@contextmanager
+def staged(pipe: Any) -> Iterator[Stage]:
+    """Start the clock of *pipe*; put everything back when the block ends, however it ends.
+
+    Raises:
+        UnsupportedError: the pipeline has no denoiser or no scheduler.
+    """
+    networks, scheduler = denoisers(pipe), getattr(pipe, "scheduler", None)
+    if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
+        raise UnsupportedError(f"{type(pipe).__name__} has no scheduler with set_timesteps and step: no clock to read")
+    stage = Stage(pipe, family(pipe), networks)
+    with ExitStack() as stack:
+        stack.callback(stage._close)
+        stack.enter_context(patched(scheduler, "set_timesteps", stage._new_run))
+        stack.enter_context(patched(scheduler, "step", stage._next_step))
+        if hasattr(pipe, "encode_prompt"):
+            stack.enter_context(patched(pipe, "encode_prompt", stage._hear_guidance))
+        for network in networks.values():
+            stack.enter_context(patched(network, call_point(network), functools.partial(stage._asked, network)))
+        yield stage
