@@ -1,0 +1,76 @@
+"""What every test stands on: offline, one thread, no chatter, a Chromium."""
+
+import os
+
+os.environ.update(
+    CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", ""),  # the same numbers on every machine
+    GRADIO_ANALYTICS_ENABLED="False",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    NO_PROXY="127.0.0.1,localhost",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from .families import FAMILIES, TinyFamily
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_ARGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_configure() -> None:
+    """Once, before anything is built."""
+    import diffusers
+    import transformers
+
+    torch.set_num_threads(1)  # two threads may add in another order
+    torch.use_deterministic_algorithms(True)
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+def family(request: pytest.FixtureRequest) -> TinyFamily:
+    """Each of the nine families in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Where this machine keeps a Chromium. Without one the tests of the page are skipped, but never in CI."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found is None and sys.platform == "darwin":
+        usual = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+        found = str(usual) if usual.exists() else None
+    if found is None:
+        reason = "no Chromium on PATH: install one (Debian: apt-get install chromium) or set CHROMIUM=/path/to/it"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium(chromium_path: str) -> Iterator["playwright.sync_api.Browser"]:
+    """One browser for all tests; each opens its own `chromium.new_page()`, or a context for another viewport."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
