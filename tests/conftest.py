@@ -15,11 +15,15 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from .families import FAMILIES, TinyFamily
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ARGS = [
@@ -65,9 +69,12 @@ def chromium_path() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def chromium(chromium_path: str) -> Iterator["playwright.sync_api.Browser"]:
-    """One browser for all tests; each opens its own `chromium.new_page()`, or a context for another viewport."""
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str) -> Iterator["Browser"]:
+    """One browser for a file of tests; each test opens its own `chromium.new_page()`, or a context for another viewport.
+
+    Not one for the session: while Playwright runs, nobody else in this thread can use asyncio.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

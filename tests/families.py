@@ -137,9 +137,9 @@ class Same:
 def leftovers(pipe: DiffusionPipeline) -> dict[str, Any]:
     """Everything that somebody could leave behind in a pipeline; equal before and after, or something was left.
 
-    Of every module: each entry of `__dict__`, and what its dicts of hooks, parameters and submodules hold. Of scheduler
-    and pipeline, whose state changes with every run: which entries there are, and which of them are functions. Of all
-    their classes: the methods that one might be tempted to replace.
+    Of every module: each entry of `__dict__`, and what its dicts of hooks, parameters and submodules hold. Of the
+    scheduler and the pipeline, whose state changes with every run: which entries there are, and which of them are
+    functions. Of all their classes: the methods that one might be tempted to replace.
     """
     found: dict[str, Any] = {}
     for name, component in {"pipe": pipe, **pipe.components}.items():
