@@ -1,5 +1,6 @@
 """How a diffusers pipeline is put together, how to load one, and how to stand between its parts for a while."""
 
+from .calling import call_arguments, pictures, preview
 from .errors import (
     Cancelled,
     DeadheatError,
@@ -12,13 +13,19 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
+from .load import describe, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
+from .pocket import ASSETS, POCKET, Model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
+from .system import CHOICES, System, best_device
 
 __all__ = [
+    "ASSETS",
+    "CHOICES",
     "FAMILIES",
+    "POCKET",
     "Action",
     "Around",
     "Bypass",
@@ -32,6 +39,7 @@ __all__ = [
     "Latents",
     "Link",
     "LoadError",
+    "Model",
     "Network",
     "PresetError",
     "Report",
@@ -40,15 +48,25 @@ __all__ = [
     "Stack",
     "Stage",
     "Step",
+    "System",
     "UnsupportedError",
     "around_low_resolution",
     "around_modules",
     "around_stack",
+    "best_device",
+    "call_arguments",
     "denoisers",
+    "describe",
     "family",
+    "load",
+    "model_name",
+    "models",
     "nearest",
     "patched",
+    "pictures",
     "preserved",
+    "preview",
+    "same_model",
     "staged",
     "tensor_bytes",
 ]
