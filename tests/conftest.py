@@ -71,7 +71,7 @@ def chromium_path() -> str:
 
 @pytest.fixture(scope="module")
 def chromium(chromium_path: str) -> Iterator["Browser"]:
-    """One browser for a file of tests; each test opens its own `chromium.new_page()`, or a context for another viewport.
+    """One browser for a file of tests; a test opens its own `chromium.new_page()`, or a context for another viewport.
 
     Not one for the session: while Playwright runs, nobody else in this thread can use asyncio.
     """
