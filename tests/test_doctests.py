@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("deadheat", "pipelines", "accelerators", "presets", "measure", "training")
+FOLDERS = ("deadheat", "pipelines", "accelerators", "presets", "measure", "ui", "training")
 FILES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py") if ">>>" in p.read_text())
 
 
