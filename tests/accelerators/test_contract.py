@@ -1,0 +1,354 @@
+"""What every accelerator owes every pipeline: neutral changes nothing, detached leaves nothing, runs are separate,
+and what is counted really ran.
+
+An accelerator joins by one line in `BUSY`; a family by its entry in tests/families.py.
+"""
+
+import dataclasses
+import weakref
+
+import pytest
+import torch
+from diffusers import FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
+
+from deadheat.accelerators import ACCELERATORS, ABCache, FirstBlockCache, GuidanceInterval, attached, check, knobs
+from deadheat.pipelines import Cancelled, IncompatibleError, KnobError, UnsupportedError, denoisers
+
+from ..families import FAMILIES, TinyFamily, executed, leftovers
+
+STEPS = 6
+BUSY = {  # knobs with which the accelerator saves something in six steps of noise
+    "ab-cache": {"every": 2, "warmup": 2},
+    "first-block-cache": {"threshold": 2.0},
+    "fewer-steps": {"steps": 3},
+    "guidance-interval": {"start": 0.3, "stop": 0.7},
+}
+UNSUPPORTED = {  # everything else must work
+    "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
+    "guidance-interval": {"auraflow"},
+}
+
+
+def pairs(works: bool):
+    every = [(a, f) for a in ACCELERATORS for f in FAMILIES if (f not in UNSUPPORTED.get(a, ())) is works]
+    return pytest.mark.parametrize(("name", "on"), every, ids=["-on-".join(pair) for pair in every])
+
+
+def busy(name: str):
+    return ACCELERATORS[name](**BUSY[name])
+
+
+def neutral(name: str):
+    return ACCELERATORS[name](**ACCELERATORS[name].neutral)
+
+
+@pytest.fixture
+def pipe(on: str):
+    return FAMILIES[on].build()
+
+
+@pytest.fixture
+def tiny(on: str) -> TinyFamily:
+    return FAMILIES[on]
+
+
+def test_every_accelerator_is_here():
+    assert set(BUSY) == set(ACCELERATORS)
+
+
+@pairs(works=False)
+def test_unsupported(name: str, on: str, pipe):
+    why = ACCELERATORS[name].supports(pipe)
+    assert why
+    assert len(why.split()) > 4
+    before = leftovers(pipe)
+    with pytest.raises(UnsupportedError) as error, attached(pipe, busy(name)):
+        pass
+    assert name in str(error.value)
+    assert type(pipe).__name__ in str(error.value)
+    assert leftovers(pipe) == before
+
+
+@pairs(works=True)
+def test_neutral_is_bit_identical(name: str, on: str, pipe, tiny: TinyFamily):
+    assert ACCELERATORS[name].supports(pipe) is None
+    plain = tiny.call(pipe, STEPS)
+    with attached(pipe, neutral(name)) as session:
+        assert torch.equal(plain, tiny.call(pipe, STEPS))
+    report = session.report()
+    assert report.calls == report.asked == tiny.samples(STEPS)
+    assert any(warning.startswith("nothing was skipped") for warning in report.warnings)
+
+
+@pairs(works=True)
+def test_busy_saves_and_leaves_nothing(name: str, on: str, pipe, tiny: TinyFamily):
+    plain, before = tiny.call(pipe, STEPS), leftovers(pipe)
+    with attached(pipe, busy(name)) as session:
+        first = tiny.call(pipe, STEPS)
+        second = tiny.call(pipe, STEPS, seed=1)
+    assert leftovers(pipe) == before
+    assert torch.equal(plain, tiny.call(pipe, STEPS))
+    assert not torch.equal(plain, first)
+    assert torch.isfinite(first).all()
+    assert not any(warning.startswith("nothing was skipped") for warning in session.report().warnings)
+    with attached(pipe, busy(name)):
+        assert torch.equal(second, tiny.call(pipe, STEPS, seed=1))  # the picture before it left no trace
+
+
+@pairs(works=True)
+def test_a_cancelled_run_leaves_nothing(name: str, on: str, pipe, tiny: TinyFamily):
+    before = leftovers(pipe)
+
+    def stop(run, latents):
+        if len(run.steps) == 2:
+            raise Cancelled("stop")
+
+    with attached(pipe, busy(name)) as session:
+        whole = tiny.call(pipe, STEPS)
+        with session.stage.watch(stop), pytest.raises(Cancelled):
+            tiny.call(pipe, STEPS, seed=1)
+        assert torch.equal(whole, tiny.call(pipe, STEPS))  # in the same block: the cancelled run is forgotten
+    with pytest.raises(Cancelled), attached(pipe, busy(name)) as session, session.stage.watch(stop):
+        tiny.call(pipe, STEPS)
+    assert leftovers(pipe) == before
+
+
+@pairs(works=True)
+def test_an_error_in_the_denoiser_leaves_nothing(name: str, on: str, pipe, tiny: TinyFamily):
+    before = leftovers(pipe)
+    layer = tiny.denoiser(pipe).get_submodule(tiny.entry)
+    seen = []
+
+    def fail(*_):
+        seen.append(1)
+        if len(seen) == 2:
+            raise MemoryError("no room")
+
+    handle = layer.register_forward_hook(fail)
+    with pytest.raises(MemoryError), attached(pipe, busy(name)):
+        tiny.call(pipe, STEPS)
+    handle.remove()
+    assert leftovers(pipe) == before
+
+
+@pairs(works=True)
+@pytest.mark.parametrize(("guided", "many"), [(True, "prompts"), (True, "copies"), (False, "one"), (False, "copies")])
+def test_what_is_counted_really_ran(name: str, on: str, guided: bool, many: str, pipe, tiny: TinyFamily):
+    options = {} if guided else dict(tiny.unguided)
+    batch = 1 if many == "one" else 2
+    if many == "prompts":
+        options["prompt"] = ["a red cube", "a blue ball"]
+    with executed(tiny, pipe) as seen, attached(pipe, busy(name)) as session:
+        out = tiny.call(pipe, STEPS, copies=2 if many == "copies" else 1, **options)
+    assert len(out) == batch
+    assert torch.isfinite(out).all()
+    report = session.report()
+    steps = 3 if name == "fewer-steps" else STEPS
+    assert report.calls == seen.samples
+    assert report.asked == tiny.samples(steps, guided, batch)
+    assert len(report.steps) == steps
+    assert sum(step.calls for step in report.steps) == report.calls
+    if name == "ab-cache":
+        assert report.calls == tiny.samples(len(session.accelerators[0].computed(STEPS)), guided, batch)
+    if name == "guidance-interval" and guided:
+        assert report.calls == report.asked - 4 * batch  # steps 0, 1 and 5 are outside, and so is 4.2 of 6
+
+
+@pairs(works=True)
+def test_nested_blocks(name: str, on: str, pipe, tiny: TinyFamily):
+    before = leftovers(pipe)
+    with attached(pipe, neutral("guidance-interval" if name == "ab-cache" and on != "auraflow" else "ab-cache")):
+        within = leftovers(pipe)
+        with attached(pipe, busy(name)) as session:
+            nested = tiny.call(pipe, STEPS)
+        assert session.report().steps
+        assert leftovers(pipe) == within
+    assert leftovers(pipe) == before
+    with attached(pipe, busy(name)):
+        assert torch.equal(nested, tiny.call(pipe, STEPS))
+
+
+@pairs(works=True)
+def test_a_finished_run_holds_no_tensor(name: str, on: str, pipe, tiny: TinyFamily):
+    kept = []
+
+    def watch(run, latents):
+        kept.extend(map(weakref.ref, tensors(run._held)))
+
+    with attached(pipe, busy(name)) as session, session.stage.watch(watch):
+        tiny.call(pipe, STEPS)
+        if name in ("ab-cache", "first-block-cache"):
+            assert kept
+            assert session.report().cache_bytes > 0
+        if name == "ab-cache":  # diffusers' own hooks keep theirs until they are taken off
+            assert not any(ref() is not None for ref in kept)
+    assert not any(ref() is not None for ref in kept)
+    assert not session.stage.runs[-1]._held
+
+
+def tensors(container):
+    if isinstance(container, torch.Tensor):
+        yield container
+    elif isinstance(container, dict):
+        for value in container.values():
+            yield from tensors(value)
+    elif isinstance(container, list | tuple) or hasattr(container, "maxlen"):
+        for value in container:
+            yield from tensors(value)
+
+
+# ------------------------------------------------------------------------------------------------ recipes and schedulers
+
+
+@pytest.mark.parametrize("on", [name for name in FAMILIES if name != "auraflow"])
+@pytest.mark.parametrize("order", [1, -1], ids=["cache-outside", "interval-outside"])
+def test_two_in_both_orders(on: str, order: int, pipe, tiny: TinyFamily):
+    recipe = [ABCache(every=2, warmup=2), GuidanceInterval(start=0.0, stop=0.5)][::order]
+    before = leftovers(pipe)
+    with executed(tiny, pipe) as seen, attached(pipe, *recipe) as session:
+        out = tiny.call(pipe, 10)
+    report = session.report()
+    assert leftovers(pipe) == before
+    assert torch.isfinite(out).all()
+    assert report.calls == seen.samples
+    assert report.asked == 20
+    assert report.calls < 2 * len(recipe[::order][0].computed(10))
+    assert not any("nothing was skipped" in warning or "did nothing" in warning for warning in report.warnings)
+    with attached(pipe, *recipe):
+        assert torch.equal(out, tiny.call(pipe, 10))
+
+
+REPEATING = [
+    ("sd15", HeunDiscreteScheduler, 2 * 8 - 1),
+    ("sdxl", HeunDiscreteScheduler, 2 * 8 - 1),
+    ("sd3", FlowMatchHeunDiscreteScheduler, 2 * 8 - 1),
+    ("sd15", PNDMScheduler, None),
+]
+
+
+@pytest.mark.parametrize(("on", "scheduler", "steps"), REPEATING, ids=lambda x: getattr(x, "__name__", str(x)))
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_schedulers_that_repeat_timesteps(name: str, on: str, scheduler: type, steps: int | None, tiny: TinyFamily):
+    if on in UNSUPPORTED.get(name, ()):
+        return
+    pipe = tiny.build(scheduler=scheduler())
+    with executed(tiny, pipe) as seen:
+        plain = tiny.call(pipe, 8)
+    before = leftovers(pipe)
+    with attached(pipe, neutral(name)) as session:
+        assert torch.equal(plain, tiny.call(pipe, 8))
+    assert session.report().calls == seen.samples
+    assert len(session.report().steps) == (steps or seen.calls)
+    assert [step.index for step in session.report().steps] == list(range(seen.calls))
+    with executed(tiny, pipe) as now, attached(pipe, busy(name)) as session:
+        out = tiny.call(pipe, 8)
+    assert torch.isfinite(out).all()
+    assert session.report().calls == now.samples <= seen.samples
+    assert leftovers(pipe) == before
+    assert torch.equal(plain, tiny.call(pipe, 8))
+
+
+# ----------------------------------------------------------------------------------------------------- knobs and seats
+
+NUMBERS = [
+    (name, knob, default, spec)
+    for name, cls in ACCELERATORS.items()
+    for knob, (default, spec) in knobs(cls).items()
+    if spec.low is not None
+]
+WORDS = [
+    (name, knob, spec) for name, cls in ACCELERATORS.items() for knob, (_, spec) in knobs(cls).items() if spec.choices
+]
+
+
+@pytest.mark.parametrize(("name", "knob", "default", "spec"), NUMBERS, ids=lambda x: x if isinstance(x, str) else "")
+def test_numbers_are_checked(name: str, knob: str, default, spec):
+    cls = ACCELERATORS[name]
+    for value in (spec.low - 1, spec.high + 1, float("inf"), float("nan")):
+        with pytest.raises(KnobError) as error:
+            cls(**{knob: value})
+        assert f"{cls.__name__}.{knob} is {value!r}" in str(error.value)
+    with pytest.raises(KnobError, match=f"not between {spec.low} and {spec.high}"):
+        cls(**{knob: spec.high + 1})
+    for value in ("3", None, [3], True):
+        with pytest.raises(KnobError, match=f"{knob} is .*not a (whole )?number"):
+            cls(**{knob: value})
+    if isinstance(default, int):
+        with pytest.raises(KnobError, match="not a whole number"):
+            cls(**{knob: default + 0.5})
+        assert isinstance(getattr(cls(**{knob: float(default)}), knob), int)
+    assert spec.low <= default <= spec.high
+    assert spec.what
+
+
+@pytest.mark.parametrize(("name", "knob", "spec"), WORDS, ids=lambda x: x if isinstance(x, str) else "")
+def test_words_are_checked(name: str, knob: str, spec):
+    almost = spec.choices[0][:-1]
+    with pytest.raises(KnobError, match=f"did you mean {spec.choices[0]}"):
+        ACCELERATORS[name](**{knob: almost})
+    with pytest.raises(KnobError, match="not one of"):
+        ACCELERATORS[name](**{knob: 3})
+
+
+def test_switches_are_checked():
+    with pytest.raises(KnobError, match=r"ABCache\.feed_back is 1, not true or false"):
+        ABCache(feed_back=1)
+
+
+def test_names():
+    assert ACCELERATORS["ABCache"] is ACCELERATORS["ab-cache"] is ABCache
+    with pytest.raises(KnobError, match="did you mean ab-cache"):
+        ACCELERATORS["ab-cash"]
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_it_is_a_value(name: str):
+    cls = ACCELERATORS[name]
+    assert cls.name == name
+    assert cls.title
+    assert cls.paper
+    assert busy(name) == busy(name)
+    assert hash(busy(name)) == hash(busy(name))
+    assert str(cls()) == name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(cls(), next(iter(knobs(cls))), 1)
+
+
+@pytest.mark.parametrize("on", ["sd3"])
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_one_seat_holds_one(name: str, on: str, pipe):
+    before = leftovers(pipe)
+    with pytest.raises(IncompatibleError) as error, attached(pipe, busy(name), neutral(name)):
+        pass
+    assert str(busy(name)) in str(error.value)
+    assert str(neutral(name)) in str(error.value)
+    assert leftovers(pipe) == before
+
+
+@pytest.mark.parametrize("on", ["sd3"])
+def test_different_seats_go_together(on: str, pipe, tiny: TinyFamily):
+    recipe = [ACCELERATORS[name](**BUSY[name]) for name in BUSY]
+    check(recipe, pipe)
+    before = leftovers(pipe)
+    with attached(pipe, *recipe):
+        assert torch.isfinite(tiny.call(pipe, STEPS)).all()
+    assert leftovers(pipe) == before
+
+
+@pytest.mark.parametrize("on", ["sd15"])
+def test_nothing_ran(on: str, pipe):
+    with attached(pipe, ABCache()) as session, pytest.raises(UnsupportedError, match="nothing ran yet"):
+        session.report()
+
+
+@pytest.mark.parametrize("on", ["pixart"])
+def test_one_idle_of_two_is_named(on: str, pipe, tiny: TinyFamily):
+    with attached(pipe, ABCache(every=2, warmup=2), FirstBlockCache(threshold=0.0)) as session:
+        tiny.call(pipe, STEPS)
+    (warning,) = [said for said in session.report().warnings if "did nothing" in said]
+    assert warning.startswith("first-block-cache did nothing")
+
+
+def test_a_denoiser_is_needed():
+    with pytest.raises(UnsupportedError, match="neither a transformer nor a unet"):
+        denoisers(object())
