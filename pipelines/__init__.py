@@ -16,10 +16,11 @@ from .families import FAMILIES, Family, Latents, Stack, denoisers, family
 from .load import describe, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
-from .pocket import ASSETS, POCKET, Model, models
+from .pocket import ASSETS, POCKET, Model, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .twins import twin
 
 __all__ = [
     "ASSETS",
@@ -58,6 +59,7 @@ __all__ = [
     "denoisers",
     "describe",
     "family",
+    "known_model",
     "load",
     "model_name",
     "models",
@@ -69,4 +71,5 @@ __all__ = [
     "same_model",
     "staged",
     "tensor_bytes",
+    "twin",
 ]

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from .errors import LoadError, nearest
+from .errors import KnobError, LoadError, nearest
 from .families import denoisers, family
 from .pocket import POCKET, without_t5
 from .system import System, apply, load_arguments
@@ -84,8 +84,6 @@ def _system(system: System | None, switches: dict[str, Any]) -> System:
     known = System.__dataclass_fields__
     for name in switches:
         if name not in known:
-            from .errors import KnobError
-
             raise KnobError(f"load has no switch {name!r}; {nearest(name, known)}")
     return System(**{**asdict(system or System()), **switches})
 

@@ -145,6 +145,11 @@ def models() -> list[Model]:
     return [*POCKET.values(), *HUB]
 
 
+def known_model(id: str) -> Model | None:
+    """Return what Deadheat knows of a model, or None."""
+    return next((model for model in models() if model.id == id), None)
+
+
 def without_t5(pipe: Any) -> None:
     """Tell a Stable Diffusion 3 pipeline that was trained without a T5 encoder to append none of its tokens.
 

@@ -1,0 +1,31 @@
+"""How much was gained, and how much was lost."""
+
+from .compare import Event, Watch, compare
+from .environment import environment, hardware
+from .inputs import check_inputs
+from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
+from .report import html_report, strip_kind, text_table
+from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
+
+__all__ = [
+    "DEFINITIONS",
+    "METRICS",
+    "SCHEMA",
+    "Cell",
+    "Comparison",
+    "Event",
+    "Lane",
+    "Watch",
+    "check_inputs",
+    "compare",
+    "difference",
+    "environment",
+    "hardware",
+    "html_report",
+    "psnr",
+    "ssim",
+    "strip_kind",
+    "text_table",
+    "to_image",
+    "writable",
+]

@@ -1,0 +1,303 @@
+"""What a comparison found: lanes, numbers, pictures; how to read, choose and keep them."""
+
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..pipelines import InputError, PresetError
+from .metrics import LESS_IS_BETTER
+
+SCHEMA = "deadheat.comparison/1"
+Role = Literal["baseline", "control", "variant"]
+
+
+@dataclass
+class Cell:
+    """One prompt and seed in one lane.
+
+    Attributes:
+        prompt, seed: what was drawn.
+        scores: metric -> value; None where it is not available; infinite PSNR for equal pictures.
+        picture: (3, H, W) float in [0, 1].
+    """
+
+    prompt: str
+    seed: int
+    scores: dict[str, float | None]
+    picture: Tensor
+
+
+@dataclass
+class Lane:
+    """One way to run the pipeline.
+
+    Attributes:
+        name: what tables call it; recipe: its recipe as text; role: what it is there for.
+        control: name of the lane that is this variant's fewer-steps control; "" where there is none.
+        seconds: wall clock of every timed run; ratios: the baseline's seconds over this lane's, round by round.
+        stages: median seconds of text encoding ("text"), denoising ("denoise") and decoding ("decode").
+        calls: samples through the denoiser for one run; asked: samples that the pipeline asked for.
+        steps: what every step of the first run did.
+        peak_bytes: most memory of a run on top of what was there before; None if it was not measured.
+        cache_bytes: most bytes that accelerators held.
+        note: a remark on how the lane came about.
+    """
+
+    name: str
+    recipe: str
+    role: Role
+    control: str = ""
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
+    asked: int = 0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    peak_bytes: int | None = None
+    cache_bytes: int = 0
+    cells: list[Cell] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    speedup: float | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run."""
+        return statistics.median(self.seconds)
+
+    @property
+    def speedup_range(self) -> tuple[float, float] | None:
+        """Smallest and largest speed-up of a round."""
+        return (min(self.ratios), max(self.ratios)) if self.ratios else None
+
+    def values(self, metric: str) -> list[tuple[float, str]]:
+        """Return the scores of a metric with their prompts."""
+        found = [(cell.scores.get(metric), cell.prompt) for cell in self.cells]
+        return [(value, prompt) for value, prompt in found if value is not None]
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean score over all prompts and seeds, or None where the metric is not available."""
+        values = [value for value, _ in self.values(metric)]
+        return statistics.fmean(values) if values else None
+
+    def worst(self, metric: str) -> tuple[float, str] | None:
+        """Return the worst score and its prompt, or None."""
+        values = self.values(metric)
+        choose = max if metric in LESS_IS_BETTER else min
+        return choose(values, key=lambda pair: pair[0]) if values else None
+
+
+@dataclass
+class Comparison:
+    """The result of ``compare``.
+
+    Attributes:
+        lanes: the baseline first, then each variant with its fewer-steps control behind it.
+        settings: how it was run; environment: on what; created: when, ISO 8601.
+        unavailable: metric -> why its column is empty.
+    """
+
+    lanes: list[Lane]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    created: str
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> Lane:
+        return self.lanes[0]
+
+    @property
+    def variants(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.role == "variant"]
+
+    def lane(self, name: str) -> Lane:
+        """Return a lane by name.
+
+        Raises:
+            InputError: there is none; names those that are.
+        """
+        for lane in self.lanes:
+            if lane.name == name:
+                return lane
+        raise InputError(f"no lane is called {name!r}; there are {', '.join(lane.name for lane in self.lanes)}")
+
+    def control_for(self, variant: Lane) -> Lane | None:
+        """Return the fewer-steps control of a variant, or None."""
+        return self.lane(variant.control) if variant.control else None
+
+    def pareto(self, metric: str = "psnr") -> list[Lane]:
+        """Return the lanes that no other lane beats in both seconds and the mean of *metric*, fastest first."""
+        sign = -1 if metric in LESS_IS_BETTER else 1
+        points = [(lane, lane.median, sign * mean) for lane in self.lanes if (mean := lane.mean(metric)) is not None]
+        kept = [
+            (lane, seconds)
+            for lane, seconds, value in points
+            if not any((s <= seconds and v >= value) and (s < seconds or v > value) for _, s, v in points)
+        ]
+        return [lane for lane, _ in sorted(kept, key=lambda pair: pair[1])]
+
+    def best(self, floor: Mapping[str, float] | None = None, budget: float | None = None) -> Lane | None:
+        """Return the fastest lane whose means hold the *floor*, or the most faithful within *budget* seconds.
+
+        Args:
+            floor: metric -> smallest mean allowed (largest, for LPIPS): ``{"psnr": 30}``.
+            budget: most median seconds allowed.
+        """
+
+        def holds(lane: Lane) -> bool:
+            for metric, bound in (floor or {}).items():
+                mean = lane.mean(metric)
+                if mean is None or (mean > bound if metric in LESS_IS_BETTER else mean < bound):
+                    return False
+            return budget is None or lane.median <= budget
+
+        kept = [lane for lane in self.lanes if holds(lane)]
+        if budget is not None and not floor:
+            return max(kept, key=lambda lane: lane.mean("psnr") or 0.0, default=None)
+        return min(kept, key=lambda lane: lane.median, default=None)
+
+    def snippet(self, lane: Lane) -> str:
+        """Return code that makes the first picture of a lane, ready to be pasted."""
+        s, cell = self.settings, lane.cells[0]
+        call = {"negative": s["negative"], "steps": s["steps"], "guidance": s["guidance"], "size": s["size"]}
+        given = "".join(f", {k}={tuple(v) if k == 'size' else v!r}" for k, v in call.items() if v is not None)
+        lines = ["from deadheat import accelerate, load", "from deadheat.pipelines import call_arguments, pictures", ""]
+        lines += [f"pipe = load({s['model']!r})"]
+        lines += [f"arguments = call_arguments(pipe, prompt={cell.prompt!r}, seed={cell.seed}{given})"]
+        if lane.recipe == "plain":
+            lines += ["image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]"]
+        else:
+            lines += [f"with accelerate(pipe, {lane.recipe!r}) as run:"]
+            lines += ["    image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]", "print(run.report())"]
+        return "\n".join(lines) + "\n"
+
+    def table(self) -> str:
+        """Return the comparison as an aligned text table."""
+        from .report import text_table
+
+        return text_table(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able data; pictures are named as ``save`` names their files."""
+        lanes = []
+        for lane in self.lanes:
+            row = {k: v for k, v in vars(lane).items() if k != "cells"}
+            row["median"], row["speedup_range"] = lane.median, lane.speedup_range
+            row["cells"] = [
+                {
+                    "prompt": cell.prompt,
+                    "seed": cell.seed,
+                    "scores": {k: None if v is not None and math.isinf(v) else v for k, v in cell.scores.items()},
+                    "identical": cell.scores.get("psnr") == math.inf,
+                    "picture": _file_name(lane, nth),
+                }
+                for nth, cell in enumerate(lane.cells)
+            ]
+            lanes.append(row)
+        rest = {k: v for k, v in vars(self).items() if k != "lanes"}
+        return {"schema": SCHEMA, **rest, "lanes": lanes}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write pictures, ``result.json`` and ``report.html``; all of them or nothing. Returns the folder.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        from .report import html_report
+
+        target = writable(folder)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            (work / "pictures").mkdir()
+            for lane in self.lanes:
+                for nth, cell in enumerate(lane.cells):
+                    to_image(cell.picture).save(work / _file_name(lane, nth))
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+            (work / "result.json").write_text(text, encoding="utf-8")
+            (work / "report.html").write_text(html_report(self), encoding="utf-8")
+            work.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            work.rename(target)
+        except OSError as error:
+            raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Comparison":
+        """Read what ``save`` wrote.
+
+        Raises:
+            PresetError: there is no result, it is damaged, or of another version.
+        """
+        file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if data.get("schema") != SCHEMA:
+                raise PresetError(f"{file} is no result of this version: its schema is {data.get('schema')!r}, not {SCHEMA}")
+            lanes = [_lane(row, file.parent) for row in data["lanes"]]
+            rest = {k: data[k] for k in ("settings", "environment", "created", "unavailable")}
+            return cls(lanes, **rest)
+        except OSError as error:
+            raise PresetError(f"the result {file} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PresetError(f"the result {file} is damaged: {type(error).__name__} {error}") from error
+
+
+def _lane(row: dict[str, Any], folder: Path) -> Lane:
+    cells = []
+    for cell in row["cells"]:
+        scores = dict(cell["scores"])
+        if cell["identical"]:
+            scores["psnr"] = math.inf
+        with Image.open(folder / cell["picture"]) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+        cells.append(Cell(cell["prompt"], cell["seed"], scores, pixels))
+    known = {k: v for k, v in row.items() if k in Lane.__dataclass_fields__ and k != "cells"}
+    return Lane(**known, cells=cells)
+
+
+def _file_name(lane: Lane, nth: int) -> str:
+    slug = re.sub(r"[^a-z0-9.=]+", "-", lane.name.lower()).strip("-")
+    return f"pictures/{slug}-{nth}.png"
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """Turn (3, H, W) in [0, 1] into a PIL image."""
+    return Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def writable(folder: str | Path) -> Path:
+    """Return the absolute path of a folder that a result may replace; to be asked before anything runs.
+
+    Raises:
+        InputError: it cannot be written, or it holds something that is not a result.
+    """
+    target = Path(folder).expanduser().absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {target} cannot be made: {error.strerror or error}; give another --out") from error
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file; give a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / "result.json").is_file():
+        raise InputError(f"the folder {target} holds other files, which a result would replace; give another one")
+    if not os.access(target.parent, os.W_OK) or (target.is_dir() and not os.access(target, os.W_OK)):
+        raise InputError(f"the folder {target} cannot be written; give another one")
+    return target
