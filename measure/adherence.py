@@ -171,9 +171,7 @@ def _place(logits: Tensor) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _positions(
-    scene: Scene, kinds: list[int], places: list[tuple[float, float]], found: list[bool]
-) -> list[bool]:
+def _positions(scene: Scene, kinds: list[int], places: list[tuple[float, float]], found: list[bool]) -> list[bool]:
     if len(places) == 1:
         return [found[0] and _stands(scene.where, *places[0])] if scene.where else []
     a, b = RELATIONS[scene.where]
@@ -200,7 +198,9 @@ def _eye() -> Eye:
     from safetensors.torch import load_file
 
     eye = Eye(**json.loads((ASSETS / "eye.json").read_text()))
-    eye.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load_file(ASSETS / "eye.safetensors").items()})
+    eye.load_state_dict(
+        {name: t.float() if t.is_floating_point() else t for name, t in load_file(ASSETS / "eye.safetensors").items()}
+    )
     return eye.eval()
 
 

@@ -50,7 +50,7 @@ class Event:
     pipe: Any
 
 
-Watch = Callable[[Event], None]
+Watch = Callable[[Event], object]
 
 
 @dataclass(eq=False)
@@ -213,8 +213,11 @@ def compare(
     Args:
         pipe: any diffusers pipeline.
         recipes: what to compare: recipes, accelerators, presets' names, recipe texts, TOML paths; or one of them.
-        prompts: what to draw; seeds: with which noise. Every prompt is drawn with every seed.
-        steps: denoising steps; guidance: guidance scale, None is the model's own; negative: what not to draw.
+        prompts: what to draw.
+        seeds: with which noise; every prompt is drawn with every seed.
+        steps: denoising steps.
+        guidance: guidance scale, None is the model's own.
+        negative: what not to draw.
         size: (width, height) in pixels, None is the model's own.
         repeats: timed rounds.
         metrics: of ``measure.METRICS``.
@@ -291,7 +294,11 @@ def _run(trial: _Trial, recipes: Sequence[Recipe], repeats: int, control: bool) 
     for lane in trial.lanes:
         lane.speedup = baseline.median / lane.median
         same_rounds = lane.name not in trial.late
-        pairs = zip(baseline.seconds, lane.seconds, strict=True) if same_rounds else ((baseline.median, s) for s in lane.seconds)
+        pairs = (
+            zip(baseline.seconds, lane.seconds, strict=True)
+            if same_rounds
+            else ((baseline.median, s) for s in lane.seconds)
+        )
         lane.ratios = [whole / part for whole, part in pairs]
         stages = trial.stages[lane.name]
         lane.stages = {name: statistics.median(s[name] for s in stages) for name in ("text", "denoise", "decode")}
@@ -311,7 +318,10 @@ def _set_controls(trial: _Trial) -> list[Lane]:
             here = len(now.steps)
             fit = here - 1 if now.median > lane.median else max(here, min(fit, here + 1))
         if fit >= steps or fit < 1:
-            lane.control, lane.note = "", "no faster than the plain pipeline" if fit >= steps else "below one plain step"
+            lane.control, lane.note = (
+                "",
+                "no faster than the plain pipeline" if fit >= steps else "below one plain step",
+            )
             continue
         name = f"{fit} steps"
         lane.control = name

@@ -27,6 +27,25 @@ def check_inputs(
         InputError: names the value, and what it may be.
         KnobError: an unknown metric.
     """
+    _check_prompts(prompts)
+    if not seeds:
+        raise InputError("there is no seed; give at least one, such as 0")
+    for seed in seeds:
+        _whole("seed", seed, 0, SEEDS - 1)
+    _whole("steps", steps, 1, MOST_STEPS)
+    _whole("repeats", repeats, 1, 1000)
+    for name, value in zip(("width", "height"), size or (), strict=bool(size)):
+        _whole(name, value, 8, 8192)
+        if value % 8:
+            raise InputError(f"{name} is {value}, not a multiple of 8; take {max(8, round(value / 8) * 8)}")
+    if guidance is not None and not 0 <= guidance <= 100:
+        raise InputError(f"guidance is {guidance}, not between 0 and 100")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise KnobError(f"no metric is called {metric!r}; {nearest(metric, METRICS)}")
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str):
         raise InputError("prompts is one text; give a list of prompts")
     if not prompts or any(not str(prompt).strip() for prompt in prompts):
@@ -34,22 +53,6 @@ def check_inputs(
     for prompt in prompts:
         if len(prompt) > LONGEST_PROMPT:
             raise InputError(f"a prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are taken")
-    if not seeds:
-        raise InputError("there is no seed; give at least one, such as 0")
-    for seed in seeds:
-        _whole("seed", seed, 0, SEEDS - 1)
-    _whole("steps", steps, 1, MOST_STEPS)
-    _whole("repeats", repeats, 1, 1000)
-    if size is not None:
-        for name, value in zip(("width", "height"), size, strict=True):
-            _whole(name, value, 8, 8192)
-            if value % 8:
-                raise InputError(f"{name} is {value}, not a multiple of 8; take {max(8, round(value / 8) * 8)}")
-    if guidance is not None and not 0 <= guidance <= 100:
-        raise InputError(f"guidance is {guidance}, not between 0 and 100")
-    for metric in metrics:
-        if metric not in METRICS:
-            raise KnobError(f"no metric is called {metric!r}; {nearest(metric, METRICS)}")
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> None:

@@ -21,8 +21,8 @@ NUMBERS = {
     "and largest round. Never a ratio of steps, calls or FLOPs.",
     "calls": "Calls: samples that went through the denoiser, counted; a guidance pair counts 2.",
     "memory": "Memory: most bytes of a run on top of what was there before, and how much of it accelerators hold.",
-    "control": "Fewer-steps control: the plain pipeline at the number of steps whose seconds are closest to, not above, "
-    "the variant's.",
+    "control": "Fewer-steps control: the plain pipeline at the number of steps whose seconds are closest to, not "
+    "above, the variant's.",
 }
 
 
@@ -71,7 +71,11 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     heads += ["memory", "held"]
     made = []
     for lane in comparison.lanes:
-        row = [lane.name if lane.role != "control" else f"  {lane.name}, plain", f"{lane.median:.3f}", speedup_text(lane)]
+        row = [
+            lane.name if lane.role != "control" else f"  {lane.name}, plain",
+            f"{lane.median:.3f}",
+            speedup_text(lane),
+        ]
         row.append(f"{lane.calls}/{comparison.baseline.calls}")
         for metric in metrics:
             worst = lane.worst(metric)
@@ -87,11 +91,16 @@ def text_table(comparison: Comparison) -> str:
     heads, body = rows(comparison)
     widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
     lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in [heads, ["-" * w for w in widths], *body]
     ]
     repeats, cells = comparison.settings["repeats"], len(comparison.baseline.cells)
-    lines += ["", f"median of {repeats} interleaved rounds, {cells} prompt-and-seed pairs, {hardware_text(comparison)}"]
+    lines += [
+        "",
+        f"median of {repeats} interleaved rounds, {cells} prompt-and-seed pairs, {hardware_text(comparison)}",
+    ]
     lines += [f"{metric}: not available: {why}" for metric, why in comparison.unavailable.items()]
     lines += [f"note: {lane.name}: {lane.note}" for lane in comparison.lanes if lane.note]
     lines += [f"WARNING: {lane.name}: {text}" for lane in comparison.lanes for text in lane.warnings]
@@ -108,7 +117,9 @@ def hardware_text(comparison: Comparison) -> str:
 def html_report(comparison: Comparison) -> str:
     """Return the comparison as one page that opens offline: pictures, styles and numbers are all inside."""
     s = comparison.settings
-    head = f"{s['model']}: {s['steps']} steps, guidance {s['guidance']}, {len(comparison.baseline.cells)} pictures a lane"
+    head = (
+        f"{s['model']}: {s['steps']} steps, guidance {s['guidance']}, {len(comparison.baseline.cells)} pictures a lane"
+    )
     sections = "".join(_variant(comparison, lane) for lane in comparison.variants)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -130,7 +141,11 @@ def _items(texts: Any) -> str:
 
 
 def _warnings(comparison: Comparison) -> str:
-    said = [f"{lane.name}: {text}" for lane in comparison.lanes for text in [*lane.warnings, *([lane.note] if lane.note else [])]]
+    said = [
+        f"{lane.name}: {text}"
+        for lane in comparison.lanes
+        for text in [*lane.warnings, *([lane.note] if lane.note else [])]
+    ]
     return f'<ul class="warn">{_items(said)}</ul>' if said else ""
 
 
@@ -152,8 +167,8 @@ def _variant(comparison: Comparison, lane: Lane) -> str:
     figures = "".join(_pictures(comparison, lane, control, label, at) for label, at in shown)
     stages = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in lane.stages.items())
     return f"""<section><h2>{escape(lane.name)}</h2><p class="sub">{escape(lane.recipe)} · {escape(speedup_text(lane))}
-· {escape(stages)}</p>{figures}{_strip(lane)}<details><summary>Code</summary><pre>{escape(comparison.snippet(lane))}</pre>
-</details></section>"""
+· {escape(stages)}</p>{figures}{_strip(lane)}
+<details><summary>Code</summary><pre>{escape(comparison.snippet(lane))}</pre></details></section>"""
 
 
 def _or(value: float | None, other: float) -> float:
@@ -171,7 +186,8 @@ def _pictures(comparison: Comparison, lane: Lane, control: Lane | None, label: s
         for name, picture in shown
     )
     score = ", ".join(f"{m} {score_text(v, m)}" for m, v in lane.cells[at].scores.items())
-    return f'<p><b>{label}</b>: “{escape(truth.prompt)}”, seed {truth.seed} · {escape(score)}</p><div class="row">{figures}</div>'
+    said = f"<b>{label}</b>: “{escape(truth.prompt)}”, seed {truth.seed} · {escape(score)}"
+    return f'<p>{said}</p><div class="row">{figures}</div>'
 
 
 def _strip(lane: Lane) -> str:
@@ -182,7 +198,8 @@ def _strip(lane: Lane) -> str:
     )
     counts = {a: sum(s["action"] == a for s in lane.steps) for a in KINDS}
     legend = " ".join(f'<span class="{KINDS[a]}">{n} {a}</span>' for a, n in counts.items() if n)
-    return f'<div class="legend">{legend}<span>{lane.calls} of {lane.asked} calls</span></div><div class="strip">{cells}</div>'
+    legend += f"<span>{lane.calls} of {lane.asked} calls</span>"
+    return f'<div class="legend">{legend}</div><div class="strip">{cells}</div>'
 
 
 def data_uri(picture: Tensor) -> str:

@@ -175,14 +175,21 @@ class Comparison:
         s, cell = self.settings, lane.cells[0]
         call = {"negative": s["negative"], "steps": s["steps"], "guidance": s["guidance"], "size": s["size"]}
         given = "".join(f", {k}={tuple(v) if k == 'size' else v!r}" for k, v in call.items() if v is not None)
-        lines = ["from deadheat import accelerate, load", "from deadheat.pipelines import call_arguments, pictures", ""]
+        lines = [
+            "from deadheat import accelerate, load",
+            "from deadheat.pipelines import call_arguments, pictures",
+            "",
+        ]
         lines += [f"pipe = load({s['model']!r})"]
         lines += [f"arguments = call_arguments(pipe, prompt={cell.prompt!r}, seed={cell.seed}{given})"]
         if lane.recipe == "plain":
             lines += ["image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]"]
         else:
             lines += [f"with accelerate(pipe, {lane.recipe!r}) as run:"]
-            lines += ["    image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]", "print(run.report())"]
+            lines += [
+                "    image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]",
+                "print(run.report())",
+            ]
         return "\n".join(lines) + "\n"
 
     def table(self) -> str:
@@ -250,7 +257,9 @@ class Comparison:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             if data.get("schema") != SCHEMA:
-                raise PresetError(f"{file} is no result of this version: its schema is {data.get('schema')!r}, not {SCHEMA}")
+                raise PresetError(
+                    f"{file} is no result of this version: its schema is {data.get('schema')!r}, not {SCHEMA}"
+                )
             lanes = [_lane(row, file.parent) for row in data["lanes"]]
             rest = {k: data[k] for k in ("settings", "environment", "created", "unavailable")}
             return cls(lanes, **rest)
@@ -293,7 +302,9 @@ def writable(folder: str | Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the folder {target} cannot be made: {error.strerror or error}; give another --out") from error
+        raise InputError(
+            f"the folder {target} cannot be made: {error.strerror or error}; give another --out"
+        ) from error
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; give a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / "result.json").is_file():

@@ -103,7 +103,7 @@ class Family:
         return bool(self.stacks) or self.unet
 
 
-_FLUX_ROPE = MappingProxyType({ROPE: (0, "text+image")})
+_FLUX_ROPE: Mapping[str, tuple[int, Scope]] = MappingProxyType({ROPE: (0, "text+image")})
 
 UNKNOWN = Family("unknown family")
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -166,7 +166,7 @@ def family(pipe: Any) -> Family:
     """Return the description of *pipe*'s family, or ``UNKNOWN``."""
     network = next(iter(denoisers(pipe).values()))
     while hasattr(network, "_orig_mod"):  # torch.compile's wrapper
-        network = network._orig_mod  # type: ignore[assignment]
+        network = network._orig_mod
     kind = type(network).__name__
     if kind == "UNet2DConditionModel":
         return SDXL if getattr(network.config, "addition_embed_type", None) == "text_time" else SD

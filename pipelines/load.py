@@ -1,6 +1,8 @@
 """Load a pipeline: a pocket model, a hub id, a local folder, or one that is already there."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,17 +120,40 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    """Leave out the progress bars of reading local files; those of downloads stay."""
+    import transformers.utils.logging as transformers_logging
+    from diffusers.utils import logging as diffusers_logging
+
+    bars = [log for log in (diffusers_logging, transformers_logging) if local and log.is_progress_bar_enabled()]
+    for log in bars:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
+
+
 def _read(source: str | Path, name: str, extra: dict[str, Any], system: System) -> Any:
     try:
-        return DiffusionPipeline.from_pretrained(
-            str(source), torch_dtype=system.torch_dtype, use_safetensors=True, **load_arguments(system), **extra
-        )
+        with _quiet(local=Path(source).is_dir()):
+            return DiffusionPipeline.from_pretrained(
+                str(source), dtype=system.torch_dtype, use_safetensors=True, **load_arguments(system), **extra
+            )
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise LoadError(
             f"the hub does not give out {name!r}: check the spelling; if its licence must be accepted, do so on its "
             "page and log in with `hf auth login`"
         ) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, HFValidationError) as error:
+    except (
+        OfflineModeIsEnabled,
+        LocalEntryNotFoundError,
+        HfHubHTTPError,
+        ConnectionError,
+        HFValidationError,
+    ) as error:
         raise LoadError(
             f"{name!r} could not be downloaded ({_line(error)}); check the connection, or give a local folder, "
             "or pocket-dit, which needs no download"
@@ -138,7 +163,9 @@ def _read(source: str | Path, name: str, extra: dict[str, Any], system: System) 
     except (OSError, ValueError, AttributeError, TypeError, KeyError, ImportError, json.JSONDecodeError) as error:
         raise LoadError(f"{name!r} could not be loaded: {_line(error)}") from error
     except RuntimeError as error:  # out of memory, sizes that do not fit the configuration
-        raise LoadError(f"the weights of {name!r} do not fit its configuration or this machine: {_line(error)}") from error
+        raise LoadError(
+            f"the weights of {name!r} do not fit its configuration or this machine: {_line(error)}"
+        ) from error
 
 
 def _line(error: BaseException) -> str:

@@ -127,7 +127,7 @@ def around_low_resolution(stage: Stage, start: BypassStart) -> Iterator[None]:
         raise UnsupportedError(f"{stage.family.name} is no UNet: it has no low-resolution branch")
     with ExitStack() as stack:
         for network in stage.denoisers.values():
-            downs, ups = list(network.down_blocks)[1:], list(network.up_blocks)[:-1]  # type: ignore[arg-type]
+            downs, ups = list(network.down_blocks)[1:], list(network.up_blocks)[:-1]
             if not downs:
                 raise UnsupportedError("this UNet has one resolution only: it has no low-resolution branch")
             now = _Now()

@@ -26,10 +26,36 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "heart", "moon")
 PICTOGRAMS = tuple(
-    (
-        "apple balloon butterfly cactus cat donut football fox frog ghost house mushroom octopus panda penguin pig "
-        "pizza robot rocket sailboat snowman star strawberry sunflower tree turtle umbrella watermelon"
-    ).split()
+    [
+        "apple",
+        "balloon",
+        "butterfly",
+        "cactus",
+        "cat",
+        "donut",
+        "football",
+        "fox",
+        "frog",
+        "ghost",
+        "house",
+        "mushroom",
+        "octopus",
+        "panda",
+        "penguin",
+        "pig",
+        "pizza",
+        "robot",
+        "rocket",
+        "sailboat",
+        "snowman",
+        "star",
+        "strawberry",
+        "sunflower",
+        "tree",
+        "turtle",
+        "umbrella",
+        "watermelon",
+    ]
 )
 THINGS = SHAPES + PICTOGRAMS
 STYLES = ("flat", "gradient", "striped", "dotted", "gridded")
@@ -73,9 +99,25 @@ _SAME = {
     "wall": "background",
 }
 _PATTERNS = {"stripes": "striped", "dots": "dotted", "grid": "gridded"}
-_GLUE = "a an the of to in on at and next beside corner front against background".split()
+_GLUE = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "to",
+    "in",
+    "on",
+    "at",
+    "and",
+    "next",
+    "beside",
+    "corner",
+    "front",
+    "against",
+    "background",
+]
 WORDS = frozenset(
-    [*COLOURS, *THINGS, *STYLES, *filter(None, SIZES), *_SAME, *_PATTERNS, *_GLUE, *"left right top bottom".split()]
+    [*COLOURS, *THINGS, *STYLES, *filter(None, SIZES), *_SAME, *_PATTERNS, *_GLUE, *["left", "right", "top", "bottom"]]
     + ["middle", "above", "below"]
 )
 """Every word with a meaning here. The pocket models ignore all others."""

@@ -286,7 +286,7 @@ class Stage:
 def argument_names(module: nn.Module) -> list[str]:
     """Names of the arguments of *module*'s forward, also where torch.compile or a hook stands before it."""
     while hasattr(module, "_orig_mod"):
-        module = module._orig_mod  # type: ignore[assignment]
+        module = module._orig_mod
     return list(inspect.signature(type(module).forward).parameters)[1:]
 
 

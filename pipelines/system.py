@@ -172,9 +172,7 @@ def apply(pipe: Any, system: System) -> None:
     """
     if system.quantisation == "fp8-storage":
         for network in denoisers(pipe).values():
-            network.enable_layerwise_casting(  # type: ignore[operator]
-                storage_dtype=torch.float8_e4m3fn, compute_dtype=system.torch_dtype
-            )
+            network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=system.torch_dtype)
     if system.tiny_autoencoder:
         _set_tiny_autoencoder(pipe, system)
     if system.attention != "default":
@@ -196,9 +194,9 @@ _MEMORY: dict[str, Callable[[Any, System], Any]] = {
 
 @contextmanager
 def _kept_backend() -> Iterator[None]:
-    """diffusers makes a backend set on one model the default of the whole process: put that back."""
+    """A backend that diffusers sets on one model becomes the set on one model the default of the whole process: put that back."""
     before, _ = _AttentionBackendRegistry.get_active_backend()
-    try:
+    """A backend set on one model becomes the default of the whole process: put that back."""
         yield
     finally:
         _AttentionBackendRegistry.set_active_backend(before)
@@ -209,9 +207,9 @@ def _set_attention(pipe: Any, attention: str) -> None:
         processors = [getattr(module, "processor", None) for module in network.modules()]
         if any(hasattr(processor, "_attention_backend") for processor in processors):
             with _kept_backend():
-                network.set_attention_backend(attention)  # type: ignore[operator]
+                network.set_attention_backend(attention)
         elif attention == "xformers":
-            network.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+            network.enable_xformers_memory_efficient_attention()
         elif attention != "native":  # these call PyTorch's own attention and nothing else
             raise UnsupportedError(
                 f"attention={attention} has no effect on {type(network).__name__} ({name}): its processors call "
@@ -224,15 +222,15 @@ def _set_tiny_autoencoder(pipe: Any, system: System) -> None:
     if name not in TINY_AUTOENCODERS:
         raise UnsupportedError(f"no tiny autoencoder is known for {name}; known: {', '.join(TINY_AUTOENCODERS)}")
     try:
-        tiny = AutoencoderTiny.from_pretrained(
-            TINY_AUTOENCODERS[name], torch_dtype=system.torch_dtype, use_safetensors=True
-        )
+        tiny = AutoencoderTiny.from_pretrained(TINY_AUTOENCODERS[name], dtype=system.torch_dtype, use_safetensors=True)
     except OSError as error:
         raise UnsupportedError(
             f"the tiny autoencoder {TINY_AUTOENCODERS[name]} could not be fetched: {str(error).splitlines()[0]}"
         ) from error
     if tiny.config.latent_channels != pipe.vae.config.latent_channels:
-        raise UnsupportedError(f"this {name} model has latents of its own, which {TINY_AUTOENCODERS[name]} cannot read")
+        raise UnsupportedError(
+            f"this {name} model has latents of its own, which {TINY_AUTOENCODERS[name]} cannot read"
+        )
     pipe.vae = tiny
 
 
@@ -243,6 +241,6 @@ def _compile_blocks(pipe: Any) -> None:
             for block in (block for row in stacks for block in getattr(network, row.blocks)):
                 block.compile()
         elif getattr(network, "_repeated_blocks", None):
-            network.compile_repeated_blocks()  # type: ignore[operator]
+            network.compile_repeated_blocks()
         else:
             raise UnsupportedError(f"{type(network).__name__} names no repeated blocks to compile")

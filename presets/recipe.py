@@ -64,7 +64,9 @@ class Recipe:
         except KnobError as error:
             bare = text.strip().isidentifier() or text.strip().replace("-", "").isalnum()
             if bare and text not in ACCELERATORS:
-                raise KnobError(f"no preset or accelerator is called {text!r}; {nearest(text, [*known, *ACCELERATORS])}") from error
+                raise KnobError(
+                    f"no preset or accelerator is called {text!r}; {nearest(text, [*known, *ACCELERATORS])}"
+                ) from error
             raise
 
     @classmethod
@@ -93,7 +95,9 @@ class Recipe:
         rows = data.get("accelerators")
         if unknown or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             what = f"it has {', '.join(sorted(unknown))}" if unknown else "it has no [[accelerators]]"
-            raise PresetError(f"the preset {path} is no recipe: {what}; a recipe has title, about and [[accelerators]]")
+            raise PresetError(
+                f"the preset {path} is no recipe: {what}; a recipe has title, about and [[accelerators]]"
+            )
         try:
             made = tuple(_made(str(row.pop("name", "")), row) for row in rows)
         except KnobError as error:

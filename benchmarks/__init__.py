@@ -1,0 +1,1 @@
+"""Side-by-side runs whose results are kept with the hardware they were measured on."""

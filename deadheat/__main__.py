@@ -1,0 +1,331 @@
+"""The command line: ``deadheat ...`` or ``python -m deadheat ...``.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+
+EXAMPLES = """examples:
+  deadheat compare pocket-dit --recipe "ab-cache:every=3" --recipe balanced --out out/run
+  deadheat compare stabilityai/stable-diffusion-xl-base-1.0 --recipe "ab-cache" --prompt "a red fox" --device cuda
+  deadheat accelerators ab-cache
+  deadheat doctor pocket-dit
+  deadheat report out/run
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line and name the way out."""
+
+    def error(self, message: str) -> NoReturn:
+        from .pipelines.errors import nearest
+
+        if "invalid choice: " in message and "(choose from" in message:
+            wrong = message.split("invalid choice: ")[1].split(" (")[0].strip("'")
+            message = f"no command is called {wrong!r}; {nearest(wrong, COMMANDS)}"
+        self.exit(2, f"deadheat: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from .pipelines.errors import Cancelled, DeadheatError
+
+    try:
+        return int(arguments.run(arguments) or 0)
+    except DeadheatError as error:
+        if arguments.json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        print(f"deadheat: {error}", file=sys.stderr)
+        return 1 if isinstance(error, Cancelled) else 2
+    except KeyboardInterrupt:
+        print("deadheat: stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("deadheat", description="Same picture, less time: faster diffusers pipelines, honestly measured.",
+                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"deadheat {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, (run, fill, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--json", action="store_true", help="print JSON, for programs")
+        fill(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+# -- models, accelerators, doctor --------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace, data: Any, text: str) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else text)
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from .pipelines import models
+
+    known = models()
+    data = [
+        {"id": m.id, "title": m.title, "family": m.family, "about": m.about, "ships": m.pocket, "steps": m.steps,
+         "guidance": m.guidance, "size": m.size, "prompts": m.prompts}
+        for m in known
+    ]  # fmt: skip
+    width = max(len(m.id) for m in known)
+    lines = [
+        f"{m.id.ljust(width)}  {'ships with Deadheat' if m.pocket else 'hub'.ljust(19)}  {m.about}" for m in known
+    ]
+    _show(
+        arguments, data, "\n".join([*lines, "", "Any other hub id or local folder of a diffusers pipeline works too."])
+    )
+
+
+def _accelerators(arguments: argparse.Namespace) -> None:
+    from .accelerators import ACCELERATORS, knobs
+
+    chosen = [ACCELERATORS[arguments.name]] if arguments.name else list(ACCELERATORS.values())
+    data = [
+        {
+            "name": cls.name,
+            "class": cls.__name__,
+            "title": cls.title,
+            "paper": cls.paper,
+            "about": (cls.__doc__ or "").partition("\n")[0],
+            "seat": cls.seat,
+            "knobs": {name: {"default": default, **vars(knob)} for name, (default, knob) in knobs(cls).items()},
+        }
+        for cls in chosen
+    ]
+    lines = []
+    for cls, row in zip(chosen, data, strict=True):
+        lines += [f"{cls.name}  {row['about']}", f"    {cls.paper}"]
+        for name, (default, knob) in knobs(cls).items():
+            span = f"{knob.low}..{knob.high} {knob.unit}" if knob.low is not None else "|".join(knob.choices)
+            lines.append(f"    {name}={default}".ljust(26) + f"{span or 'true|false'}".ljust(24) + knob.what)
+    _show(arguments, data, "\n".join(lines))
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from .accelerators import ACCELERATORS
+    from .pipelines import CHOICES, System, describe
+    from .presets import preset_names
+
+    pipe = _load(arguments)
+    facts = describe(pipe)
+    fits: dict[str, dict[str, Any]] = {}
+    for name, cls in ACCELERATORS.items():
+        why = cls.supports(pipe)
+        cautions = [] if why else cls().cautions(pipe, arguments.steps)
+        fits[name] = {"works": why is None, "why_not": why, "cautions": cautions}
+    device = facts["device"]
+    switches = {
+        f"{switch}={value}": System(**{switch: value, "device": device}).refusals().get(switch)
+        for switch, values in CHOICES.items()
+        if switch != "dtype"
+        for value in values[1:]
+    }
+    lines = [f"{k}: {v}" for k, v in facts.items() if k != "system" and v != ""]
+    lines += [f"presets: {', '.join(preset_names(facts['model'])) or 'none'}", ""]
+    for name, row in fits.items():
+        lines.append(
+            f"{'fits  ' if row['works'] else 'not   '}{name}" + (f": {row['why_not']}" if row["why_not"] else "")
+        )
+        lines += [f"      caution: {text}" for text in row["cautions"]]
+    lines += ["", "system switches", *(f"{'works ' if why is None else 'not   '}{name}" + (f": {why}" if why else "")
+                                       for name, why in switches.items())]  # fmt: skip
+    _show(arguments, {"pipeline": facts, "accelerators": fits, "switches": switches}, "\n".join(lines))
+
+
+# -- compare, report ---------------------------------------------------------------------------------------------
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from .measure import check_inputs, compare, writable
+    from .pipelines import known_model
+
+    model = known_model(arguments.model)
+    prompts = _prompts(arguments, model)
+    steps = arguments.steps if arguments.steps is not None else (model.steps if model else 28)
+    seeds = [_whole("--seeds", text) for text in arguments.seeds.split(",")]
+    size = _size(arguments.size)
+    check_inputs(prompts, seeds, steps=steps, repeats=arguments.repeats, size=size, guidance=arguments.guidance,
+                 metrics=arguments.metrics.split(","))  # fmt: skip
+    out = writable(arguments.out) if arguments.out else None
+    recipes = _recipes(arguments)
+    pipe = _load(arguments)
+    result = compare(
+        pipe, recipes, prompts=prompts, seeds=seeds, steps=steps, guidance=arguments.guidance,
+        negative=arguments.negative, size=size, repeats=arguments.repeats, metrics=arguments.metrics.split(","),
+        control=not arguments.no_control, memory=not arguments.no_memory, watch=_progress(arguments),
+        baselines=None if arguments.no_cache else _cache_folder(),
+    )  # fmt: skip
+    saved = result.save(out) if out else None
+    text = result.table() + (f"\n\nreport: {saved / 'report.html'}" if saved else "")
+    _show(arguments, {**result.to_dict(), "folder": str(saved) if saved else None}, text)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from .measure import Comparison, html_report
+
+    result = Comparison.load(arguments.result)
+    folder = Path(arguments.result)
+    page = (folder if folder.is_dir() else folder.parent) / "report.html"
+    if not page.exists():
+        page.write_text(html_report(result), encoding="utf-8")
+    _show(arguments, result.to_dict(), f"{result.table()}\n\nreport: {page.absolute()}")
+
+
+def _recipes(arguments: argparse.Namespace) -> list[Any]:
+    """Read what can be read before a model loads: a mistyped recipe should not cost a download."""
+    from .presets import Recipe, presets
+
+    known = presets(arguments.model)
+    return [known[text] if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
+
+
+def _prompts(arguments: argparse.Namespace, model: Any) -> list[str]:
+    from .pipelines.errors import InputError
+
+    prompts = list(arguments.prompt or [])
+    if arguments.prompts_file:
+        try:
+            text = Path(arguments.prompts_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the prompts file {arguments.prompts_file} cannot be read: {error}") from error
+        prompts += [line.strip() for line in text.splitlines() if line.strip()]
+        if not prompts:
+            raise InputError(f"the prompts file {arguments.prompts_file} is empty; write one prompt a line")
+    if prompts:
+        return prompts
+    if model and model.prompts:
+        return list(model.prompts[:2])
+    raise InputError("there is no prompt; give --prompt or --prompts-file")
+
+
+def _whole(name: str, text: str) -> int:
+    from .pipelines.errors import InputError
+
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} is {text!r}, not a whole number (write several as 0,1,2)") from None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    return _whole("--size", width), _whole("--size", height or width)
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from .pipelines import load
+
+    names = ("device", "dtype", "memory", "attention", "quantisation", "compile_blocks", "tiny_autoencoder")
+    switches = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return load(arguments.model, revision=arguments.revision, **switches)
+
+
+def _progress(arguments: argparse.Namespace) -> Callable[[Any], None]:
+    """Return a watcher that draws one line on the terminal; the same work on every side of the comparison."""
+    shown = sys.stderr.isatty() and not arguments.json
+
+    def watch(event: Any) -> None:
+        if shown and event.step in (1, event.steps):
+            text = f"{event.phase} {event.round}/{event.rounds}: {event.lane}"
+            end = "\n" if event.phase == "memory" and event.round == event.rounds and event.step > 1 else ""
+            print(f"\r\033[K{text[:100]}", end=end, file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deadheat" / "baselines"
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    from .app import main as open_app
+
+    return int(open_app(host=arguments.host, port=arguments.port) or 0)
+
+
+# -- what each command takes -------------------------------------------------------------------------------------
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _takes_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="show this one only")
+
+
+def _takes_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a pocket model, a hub id, or a local folder")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", help="float32, float16, bfloat16 (default: float32 on a CPU, bfloat16 elsewhere)")
+    parser.add_argument("--memory", help="all-on-device, model-offload, group-offload, sequential-offload")
+    parser.add_argument("--attention", help="default, native, xformers, flash, sage")
+    parser.add_argument("--quantisation", help="none, fp8-storage, int8, nf4")
+    parser.add_argument("--compile-blocks", action="store_true", default=None, help="torch.compile repeated blocks")
+    parser.add_argument("--tiny-autoencoder", action="store_true", default=None, help="decode with a distilled one")
+
+
+def _takes_model_and_steps(parser: argparse.ArgumentParser) -> None:
+    _takes_model(parser)
+    parser.add_argument("--steps", type=int, default=28, help="steps that you mean to run (default 28)")
+
+
+def _takes_comparison(parser: argparse.ArgumentParser) -> None:
+    _takes_model(parser)
+    parser.add_argument("--recipe", action="append", help='accelerators: "ab-cache:every=3 + guidance-interval", a '
+                        "preset's name or a TOML path; again for more lanes (default ab-cache)")  # fmt: skip
+    parser.add_argument("--prompt", action="append", help="what to draw; again for more (default: the model's own)")
+    parser.add_argument("--prompts-file", help="a text file, one prompt a line")
+    parser.add_argument("--negative", help="what not to draw")
+    parser.add_argument("--seeds", default="0", help="seeds, such as 0,1,2 (default 0)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's own)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5)")
+    parser.add_argument("--metrics", default="psnr,ssim,adherence", help="psnr, ssim, adherence, lpips")
+    parser.add_argument("--out", help="folder for pictures, result.json and report.html")
+    parser.add_argument("--no-control", action="store_true", help="leave out the fewer-steps control")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--no-cache", action="store_true", help="do not keep the baseline's pictures for later")
+
+
+def _takes_result(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("result", help="a folder that compare wrote, or its result.json")
+
+
+def _takes_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argparse.ArgumentParser], None], str]] = {
+    "models": (_models, _nothing, "list the models that Deadheat knows by name"),
+    "accelerators": (_accelerators, _takes_name, "list the accelerators and their knobs"),
+    "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
+    "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
+    "report": (_report, _takes_result, "show a saved comparison again"),
+    "app": (_app, _takes_port, "open the app in the browser"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
