@@ -4,11 +4,10 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
-
 from deadheat.accelerators import ABCache, attached
 from deadheat.accelerators.ab_cache import binomial_weights, combine, lagrange_weights
 from deadheat.pipelines import Call, Link, Run, Step
+from diffusers import EulerAncestralDiscreteScheduler
 
 from ..families import FAMILIES, executed
 

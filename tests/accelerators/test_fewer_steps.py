@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
-
 from deadheat.accelerators import FewerSteps, attached
 from deadheat.pipelines import UnsupportedError
+from diffusers import StableDiffusionImg2ImgPipeline
 
 from ..families import FAMILIES, TinyFamily, executed
 

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-
 from deadheat.accelerators import GuidanceInterval, attached
 from deadheat.pipelines import KnobError
 
 from ..families import FAMILIES, TinyFamily, executed
 
 GUIDED = [name for name in FAMILIES if name != "auraflow"]
-BATCHED = [name for name in GUIDED if FAMILIES[name].guidance == "batched"]
 
 
 @pytest.mark.parametrize(
