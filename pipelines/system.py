@@ -194,9 +194,9 @@ _MEMORY: dict[str, Callable[[Any, System], Any]] = {
 
 @contextmanager
 def _kept_backend() -> Iterator[None]:
-    """A backend that diffusers sets on one model becomes the set on one model the default of the whole process: put that back."""
-    before, _ = _AttentionBackendRegistry.get_active_backend()
     """A backend set on one model becomes the default of the whole process: put that back."""
+    before, _ = _AttentionBackendRegistry.get_active_backend()
+    try:
         yield
     finally:
         _AttentionBackendRegistry.set_active_backend(before)
