@@ -161,6 +161,11 @@ def _read(source: str | Path, name: str, extra: dict[str, Any], system: System) 
     except SafetensorError as error:
         raise LoadError(f"a weight file of {name!r} is damaged ({_line(error)}); fetch or save it again") from error
     except (OSError, ValueError, AttributeError, TypeError, KeyError, ImportError, json.JSONDecodeError) as error:
+        if isinstance(error, OSError) and not Path(source).is_dir():  # diffusers' own word for "not in the cache"
+            raise LoadError(
+                f"{name!r} could not be downloaded ({_line(error)}); check the spelling and the connection, or give a "
+                "local folder, or pocket-dit, which needs no download"
+            ) from error
         raise LoadError(f"{name!r} could not be loaded: {_line(error)}") from error
     except RuntimeError as error:  # out of memory, sizes that do not fit the configuration
         raise LoadError(
