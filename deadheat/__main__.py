@@ -154,8 +154,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     from .measure import check_inputs, compare, writable
-    from .pipelines import known_model
+    from .pipelines import check_name, known_model
 
+    check_name(arguments.model)
     model = known_model(arguments.model)
     prompts = _prompts(arguments, model)
     steps = arguments.steps if arguments.steps is not None else (model.steps if model else 28)

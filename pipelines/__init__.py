@@ -13,7 +13,7 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
-from .load import describe, load, model_name, same_model
+from .load import check_name, describe, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, known_model, models
@@ -56,6 +56,7 @@ __all__ = [
     "around_stack",
     "best_device",
     "call_arguments",
+    "check_name",
     "denoisers",
     "describe",
     "family",

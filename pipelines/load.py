@@ -70,16 +70,25 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
         _check_folder(Path(name))
         pipe = _read(Path(name), name, {}, resolved)
     else:
-        if name.count("/") != 1 or Path(name).is_absolute():
-            raise LoadError(
-                f"no model is called {name!r}, and no folder either; {nearest(name, POCKET)} "
-                "A hub id has the form owner/name."
-            )
+        check_name(name)
         pipe = _read(name, name, {"revision": revision} if revision else {}, resolved)
     apply(pipe, resolved)
     pipe.set_progress_bar_config(disable=True)
     _LOADED[pipe] = Loaded(name, revision or _commit(pipe), resolved)
     return pipe
+
+
+def check_name(name: str) -> None:
+    """Refuse what can be no model, before anything is fetched.
+
+    Raises:
+        LoadError: neither a pocket model, nor a folder, nor of the form of a hub id.
+    """
+    if name not in POCKET and not Path(name).is_dir() and (name.count("/") != 1 or Path(name).is_absolute()):
+        raise LoadError(
+            f"no model is called {name!r}, and no folder either; {nearest(name, POCKET)} "
+            "A hub id has the form owner/name."
+        )
 
 
 def _system(system: System | None, switches: dict[str, Any]) -> System:

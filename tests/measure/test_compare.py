@@ -1,0 +1,178 @@
+"""A comparison on small pipelines: lanes, counts, controls, cancelling, files."""
+
+import json
+import math
+
+import pytest
+import torch
+from deadheat.accelerators import ABCache, FewerSteps
+from deadheat.pipelines import Cancelled, PresetError, call_arguments, pictures, twin
+
+from deadheat import Comparison, InputError, KnobError, Recipe, UnsupportedError, compare
+
+from ..families import FAMILIES, leftovers
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return FAMILIES["sd15"].build()
+
+
+@pytest.fixture(scope="module")
+def result(pipe):
+    return compare(
+        pipe, [ABCache(every=3), "ab-cache:every=1"], prompts=["a red cube", "a <b>blue</b> ball"], steps=12,
+        guidance=5.0, size=SIZE, repeats=2,
+    )  # fmt: skip
+
+
+def test_lanes_hold_what_was_counted(result):
+    baseline, variant = result.baseline, result.lane("ab-cache")
+    assert baseline.calls == baseline.asked == 24
+    assert variant.calls == 2 * len(ABCache().computed(12)) and variant.asked == 24
+    assert len(variant.seconds) == 2 and len(variant.cells) == 2 and variant.cache_bytes > 0 < variant.peak_bytes
+    assert [step["action"] for step in variant.steps].count("extrapolated") == 12 - len(ABCache().computed(12))
+    assert set(variant.stages) == {"text", "denoise", "decode"}
+
+
+def test_neutral_is_identical_and_warned_about(result):
+    idle = result.lane("ab-cache:every=1")
+    assert idle.mean("psnr") == math.inf and any("nothing was skipped" in text for text in idle.warnings)
+    assert "WARNING" in result.table() and "identical" in result.table()
+
+
+def test_a_control_is_the_plain_pipeline_and_not_slower(result, pipe):
+    for variant in result.variants:
+        control = result.control_for(variant)
+        if control is None:
+            assert variant.note
+            continue
+        assert control.median <= variant.median or "longer" in variant.note
+        steps = len(control.steps)
+        arguments = call_arguments(pipe, prompt="a red cube", steps=steps, guidance=5.0, size=SIZE)
+        assert torch.equal(pictures(pipe(**arguments))[0], control.cells[0].picture)
+
+
+def test_the_baseline_is_the_untouched_pipeline(result, pipe):
+    arguments = call_arguments(pipe, prompt="a red cube", steps=12, guidance=5.0, size=SIZE)
+    assert torch.equal(pictures(pipe(**arguments))[0], result.baseline.cells[0].picture)
+
+
+def test_saved_and_read_again(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    again = Comparison.load(folder)
+    assert again.table() == result.table()
+    data = json.loads((folder / "result.json").read_text())
+    assert data["schema"] == "deadheat.comparison/1" and data["environment"]["versions"]["torch"]
+    page = (folder / "report.html").read_text()
+    assert "<b>blue</b>" not in page and "data:image/png" in page and 'src="http' not in page
+    result.save(folder)  # a result may replace a result
+
+
+def test_nothing_else_is_replaced(result, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="other files"):
+        result.save(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": "deadheat.comparison/9"}', '{"schema": "deadheat.comparison/1"}']
+)
+def test_a_damaged_result_is_refused(text, tmp_path):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(PresetError, match=r"result\.json"):
+        Comparison.load(tmp_path)
+
+
+def test_choosing(result):
+    assert result.best(floor={"psnr": 1e9}).mean("psnr") == math.inf
+    assert result.best(budget=0.0) is None
+    assert result.pareto()[-1].mean("psnr") == math.inf
+
+
+def test_cancelling_leaves_nothing_behind(pipe):
+    before = leftovers(pipe)
+    seen = []
+
+    def watch(event):
+        seen.append(event)
+        if event.phase == "timed" and event.role == "variant" and event.step == 2:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        compare(pipe, ABCache(), prompts=["a red cube"], steps=6, size=SIZE, repeats=1, watch=watch)
+    assert leftovers(pipe) == before and seen[-1].step == 2
+    assert {event.role for event in seen} >= {"baseline", "variant"}
+
+
+def test_kept_baselines_are_used_and_keyed(pipe, tmp_path):
+    drawn = []
+
+    def go(**changes):
+        drawn.clear()
+        options = {"prompts": ["one", "two", "three"], "steps": 3, "size": SIZE, "repeats": 1, "control": False,
+                   "memory": False, "baselines": tmp_path, **changes}  # fmt: skip
+
+        def watch(event):
+            if (event.phase, event.role, event.step) == ("more prompts", "baseline", 1):
+                drawn.append(event)
+
+        return compare(pipe, "ab-cache:every=1", watch=watch, **options)
+
+    first = go()
+    assert len(drawn) == 2
+    second = go()
+    assert not drawn and torch.equal(first.baseline.cells[2].picture, second.baseline.cells[2].picture)
+    assert go(guidance=2.0) and len(drawn) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"prompts": [" "]}, InputError, "prompt is empty"),
+        ({"prompts": "a fox"}, InputError, "list of prompts"),
+        ({"prompts": ["x" * 2001]}, InputError, "2001 characters"),
+        ({"steps": 0}, InputError, "steps is 0"),
+        ({"steps": 10_000}, InputError, "steps is 10000"),
+        ({"seeds": [-1]}, InputError, "seed is -1"),
+        ({"seeds": [2**63]}, InputError, "seed is 9223372036854775808"),
+        ({"repeats": 0}, InputError, "repeats is 0"),
+        ({"size": (100, 64)}, InputError, "width is 100"),
+        ({"metrics": ["psrn"]}, KnobError, "did you mean psnr"),
+        ({"recipes": "ab-cash"}, KnobError, "did you mean ab-cache"),
+        ({"recipes": "first-block-cache"}, UnsupportedError, "UNet"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(pipe, changes, kind, says):
+    def never(_event):
+        raise AssertionError("it ran")
+
+    options = {"recipes": ABCache(), "prompts": ["a red cube"], "watch": never, **changes}
+    with pytest.raises(kind, match=says):
+        compare(pipe, **options)
+
+
+def test_fewer_steps_gets_no_control(pipe):
+    options = {"prompts": ["a red cube"], "steps": 4, "size": SIZE, "repeats": 1, "memory": False}
+    result = compare(pipe, Recipe((FewerSteps(steps=2),)), **options)
+    assert [lane.role for lane in result.lanes] == ["baseline", "variant"] and result.lanes[1].note
+
+
+def test_twins_share_weights_and_nothing_else(family):
+    pipe = family.build()
+    before, plain = leftovers(pipe), family.call(pipe)
+    other = twin(pipe)
+    pairs = zip(family.denoiser(pipe).parameters(), family.denoiser(other).parameters(), strict=True)
+    assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
+    assert family.denoiser(pipe) is not family.denoiser(other) and pipe.scheduler is not other.scheduler
+    assert torch.equal(family.call(other), plain) and leftovers(pipe) == before
+
+
+def test_a_hooked_pipeline_has_no_twin(pipe):
+    hooked = FAMILIES["sd15"].build()
+    hooked.unet.forward = hooked.unet.forward
+    with pytest.raises(UnsupportedError, match="hooks"):
+        twin(hooked)

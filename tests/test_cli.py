@@ -1,0 +1,108 @@
+"""The command line: what it prints, what it refuses, and with which exit code."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from deadheat.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--steps", "6", "--repeats", "1", "--no-cache", "--prompt", "a large panda on a gradient green background"]
+
+
+def run(capsys, *argv):
+    try:
+        code = main(argv)
+    except SystemExit as exit_:
+        code = exit_.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0 and "--json" in out
+
+
+def test_lists(capsys):
+    assert json.loads(run(capsys, "models", "--json")[1])[0]["id"] == "pocket-dit"
+    listed = json.loads(run(capsys, "accelerators", "--json")[1])
+    assert listed[0]["knobs"]["order"] == {
+        "default": 2, "low": 1, "high": 5, "choices": [], "unit": "outputs",
+        "what": "how many past outputs predict a skipped one",
+    }  # fmt: skip
+    assert "ab-cache" in run(capsys, "accelerators", "ABCache")[1]
+
+
+def test_doctor(capsys):
+    code, out, _ = run(capsys, "doctor", "pocket-dit", "--steps", "6", "--json")
+    data = json.loads(out)
+    assert code == 0 and all(row["works"] for row in data["accelerators"].values())
+    assert "little to skip" in data["accelerators"]["ab-cache"]["cautions"][0]
+    assert "CUDA" in data["switches"]["attention=flash"] or "not installed" in data["switches"]["attention=flash"]
+
+
+def test_compare_and_report(capsys, tmp_path):
+    out_folder = tmp_path / "run"
+    code, out, _ = run(capsys, "compare", "pocket-dit", "--recipe", "ab-cache:every=2,warmup=2", "--no-memory", *QUICK,
+                       "--out", str(out_folder))  # fmt: skip
+    assert code == 0 and "ab-cache:every=2,warmup=2" in out and (out_folder / "report.html").is_file()
+    code, out, _ = run(capsys, "report", str(out_folder), "--json")
+    lanes = json.loads(out)["lanes"]
+    assert code == 0 and lanes[0]["calls"] == 12 and lanes[1]["calls"] < 12
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["compar"], "did you mean compare"),
+        ([], "COMMAND"),
+        (["accelerators", "ab-cash"], "did you mean ab-cache"),
+        (["compare", "pocket-ditt"], "did you mean pocket-dit"),
+        (["compare", "pocket-dit", "--recipe", "ab-cash"], "did you mean ab-cache"),
+        (["compare", "pocket-dit", "--recipe", "ab-cache:every=99"], "not between 1 and 10"),
+        (["compare", "pocket-dit", "--steps", "0"], "steps is 0"),
+        (["compare", "pocket-dit", "--steps", "10000"], "steps is 10000"),
+        (["compare", "pocket-dit", "--steps", "many"], "invalid int"),
+        (["compare", "pocket-dit", "--seeds", "0,x"], "'x'"),
+        (["compare", "pocket-dit", "--seeds", "-1"], "seed"),
+        (["compare", "pocket-dit", "--prompt", ""], "prompt is empty"),
+        (["compare", "pocket-dit", "--prompt", "x" * 3000], "3000 characters"),
+        (["compare", "pocket-dit", "--size", "100x100"], "multiple of 8"),
+        (["compare", "pocket-dit", "--metrics", "fid"], "no metric"),
+        (["compare", "pocket-dit", "--out", "/proc/nowhere/run"], "/proc/nowhere"),
+        (["compare", "pocket-dit", "--prompts-file", "/nowhere.txt"], "/nowhere.txt"),
+        (["compare", "pocket-dit", "--attention", "xformer"], "did you mean xformers"),
+        (["report", "/nowhere"], "cannot be read"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(argv, says, capsys):
+    code, out, err = run(capsys, *argv)
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err + out
+
+
+def test_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "out" / "run" / "report.html").is_file()
+
+
+def test_the_snippet_gives_the_same_picture():
+    import torch
+
+    from deadheat import compare, load
+
+    pipe = load("pocket-dit")
+    result = compare(
+        pipe, "ab-cache:every=2,warmup=2", prompts=["a fox"], steps=6, repeats=1, control=False, memory=False
+    )
+    for lane in result.lanes:
+        names = {}
+        exec(compile(result.snippet(lane), "snippet", "exec"), names)
+        assert torch.equal(names["image"], lane.cells[0].picture)
