@@ -129,7 +129,9 @@ Past = deque[Node]
 def _remember(past: dict[str, Past], call: Call, where: float, out: Tensor) -> None:
     for branch, part in zip(call.branches, out.chunk(len(call.branches)), strict=True):
         seen = past[branch]
-        if seen and seen[-1].where == where:  # a two-call solver asks twice at one noise level: the later answer counts
+        if (
+            seen and seen[-1].where == where
+        ):  # a two-call solver asks twice at one noise level: the later answer counts
             seen.pop()
         seen.append(Node(where, part, call.shape))
 

@@ -1,4 +1,4 @@
-"""First Block Cache, as diffusers ships it (its documentation credits ParaAttention and TeaCache, arXiv:2411.19108)."""
+"""First Block Cache as diffusers ships it, which credits ParaAttention and TeaCache (arXiv:2411.19108)."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,7 +78,7 @@ def _start(network: nn.Module, ran: list[bool]) -> Any:
 
         def around(call: Call, inner: Network) -> Tensor:
             ran.clear()
-            with CacheMixin.cache_context(network, f"{'+'.join(call.branches)} {call.shape}"):  # type: ignore[arg-type]
+            with CacheMixin.cache_context(network, f"{'+'.join(call.branches)} {call.shape}"):
                 out = inner(call)
             if call.run.steps[-1].calls and not ran:
                 link.note("partial", "first block only: it hardly changed")

@@ -1,6 +1,7 @@
 """Knobs: one line each, read by range checks, sliders, the command line, presets and documentation."""
 
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from math import isfinite
 from typing import Any
 
 from ..pipelines import KnobError, nearest
@@ -53,8 +54,8 @@ def checked(owner: str, f: Field[Any], value: Any) -> Any:
         if not isinstance(value, bool):
             raise KnobError(f"{where}, not true or false")
         return value
-    kind = type(f.default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+    kind: type = type(f.default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or kind(value) != value:
         raise KnobError(f"{where}, not {'a whole number' if kind is int else 'a number'}")
     if not spec.low <= value <= spec.high:  # type: ignore[operator]
         raise KnobError(f"{where}, not between {spec.low} and {spec.high}")
@@ -63,13 +64,14 @@ def checked(owner: str, f: Field[Any], value: Any) -> Any:
 
 def read(f: Field[Any], text: str) -> Any:
     """Turn the text of a command line into the type of a knob; text that does not fit stays text for ``checked``."""
-    if f.metadata["knob"].choices or f.default is MISSING:
+    if f.metadata["knob"].choices:
         return text
     if isinstance(f.default, bool):
         return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
             text.lower(), text
         )
     try:
-        return type(f.default)(text)
+        kind: type = type(f.default)
+        return kind(text)
     except ValueError:
         return text
