@@ -260,7 +260,7 @@ def _cache_folder() -> Path:
 def _app(arguments: argparse.Namespace) -> int:
     from .app import main as open_app
 
-    return int(open_app(host=arguments.host, port=arguments.port) or 0)
+    return int(open_app(["--host", arguments.host, "--port", str(arguments.port)]))
 
 
 # -- what each command takes -------------------------------------------------------------------------------------

@@ -50,9 +50,15 @@ def test_slips_are_named(text, says):
 
 @pytest.mark.parametrize(
     "text",
-    ["title = ", "title = 'x'", "accelerators = 3", "[[accelerators]]\nname='ab-cache'\nevery=99", "[[accelerators]]\nevery=2",
-     "colour = 'red'\n[[accelerators]]\nname='ab-cache'"],
-)  # fmt: skip
+    [
+        "title = ",
+        "title = 'x'",
+        "accelerators = 3",
+        "[[accelerators]]\nname='ab-cache'\nevery=99",
+        "[[accelerators]]\nevery=2",
+        "colour = 'red'\n[[accelerators]]\nname='ab-cache'",
+    ],
+)
 def test_a_wrong_file_is_named(text, tmp_path):
     file = tmp_path / "wrong.toml"
     file.write_text(text)
