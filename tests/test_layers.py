@@ -11,7 +11,7 @@ LAYERS = ["pipelines", "accelerators", "presets", "measure", "app"]  # each may 
 MAY_IMPORT = {layer: {*LAYERS[:i]} for i, layer in enumerate(LAYERS)} | {
     "ui": {*LAYERS[:4], "deadheat"},
     "app": {*LAYERS[:4], "deadheat", "ui"},
-    "training": {"pipelines"},
+    "training": {"pipelines", "measure"},
     "deadheat": {*LAYERS},
 }
 GRADIO = {"app", "ui"}
