@@ -1,0 +1,97 @@
+"""The browser app: ``python app.py``, ``deadheat app``, or the entry of a Hugging Face Space."""
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine; gradio reads it at import
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+from deadheat.ui import api, page
+
+HERE = Path(page.__file__).parent
+THEME = gr.themes.Soft(
+    primary_hue="indigo",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],  # fonts of the visitor's machine: none is fetched
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    block_title_background_fill="none",
+    block_title_background_fill_dark="none",
+    block_title_text_color="*body_text_color",
+    block_title_text_color_dark="*body_text_color",
+    block_title_padding="0",
+    block_title_text_weight="600",
+    block_shadow="none",
+    block_border_width="0px",
+    block_padding="0px",
+    block_background_fill="transparent",
+    block_background_fill_dark="transparent",
+)
+
+
+def build() -> gr.Blocks:
+    """Return the app, not yet started."""
+    with gr.Blocks(title="Deadheat", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as blocks:
+        page.compare_page(blocks)
+        api.endpoints()
+    blocks.queue(max_size=20, default_concurrency_limit=4)
+    return blocks
+
+
+demo = build()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the app until it is stopped.
+
+    Returns:
+        0 when it was stopped, 2 when the port is taken.
+    """
+    parser = argparse.ArgumentParser(prog="deadheat app", description="Open Deadheat in the browser.")
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
+    given = parser.parse_args(arguments)
+    if taken := _taken(given.host, given.port):
+        print(f"deadheat: {taken}", file=sys.stderr)
+        return 2
+    launch(given.host, given.port)
+    return 0
+
+
+def launch(host: str, port: int, block: bool = True) -> None:
+    """Start the server."""
+    demo.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        theme=THEME,
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        show_error=True,
+        ssr_mode=False,
+        share=False,
+        run_history=False,
+        max_file_size="8mb",
+        footer_links=["api", "settings"],
+    )
+
+
+def _taken(host: str, port: int) -> str:
+    """Return why nothing can listen there, or ""."""
+    if not 0 < port < 65536:
+        return f"port {port} is not between 1 and 65535; give another --port"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return f"port {port} on {host} cannot be used ({error.strerror}); give another one: --port {port + 1}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

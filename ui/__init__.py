@@ -1,0 +1,1 @@
+"""The browser app: what stands on the page, and how a run is fed to it. Together with app.py all that knows gradio."""

@@ -1,0 +1,82 @@
+"""The endpoints for programs: typed, documented, and as careful as the page."""
+
+from typing import Any
+
+import gradio as gr
+
+from . import jobs
+from .page import MODEL, checked, friendly
+from .settings import Settings, offered
+
+
+def endpoints() -> None:
+    """Add the three endpoints; their components are never seen."""
+    with gr.Column(visible=False):
+        inputs = [
+            gr.Textbox("a fox above a mushroom on a striped teal background", label="prompt"),
+            gr.Textbox("ab-cache", label="recipe"),
+            gr.Textbox("pocket-dit", label="model"),
+            gr.Number(28, label="steps"),
+            gr.Number(4.0, label="guidance"),
+            gr.Number(0, label="seed"),
+            gr.Number(3, label="repeats"),
+        ]
+        outputs = [gr.JSON(label="numbers"), gr.Gallery(label="pictures", format="png")]
+        gr.Button("compare").click(compare, inputs, outputs, api_name="compare", **MODEL)
+    gr.api(list_models, api_name="list_models")
+    gr.api(list_accelerators, api_name="list_accelerators")
+
+
+def compare(  # noqa: PLR0917 - each is an argument of the endpoint
+    prompt: str,
+    recipe: str = "ab-cache",
+    model: str = "pocket-dit",
+    steps: int = 28,
+    guidance: float = 4.0,
+    seed: int = 0,
+    repeats: int = 3,
+) -> tuple[dict[str, Any], list[tuple[Any, str]]]:
+    """Run a pipeline as it is, accelerated, and with plainly fewer steps, and measure what was gained and lost.
+
+    Args:
+        prompt: What to draw, up to 2000 characters.
+        recipe: Accelerators with their knobs, such as "ab-cache:every=3,order=2 + guidance-interval".
+        model: A model's id; see list_models.
+        steps: Denoising steps, 1 to 100.
+        guidance: Guidance scale.
+        seed: Seed of the noise, 0 to 2**63 - 1.
+        repeats: Timed rounds, 1 to 10.
+
+    Returns:
+        All numbers (the result.json of a comparison), and one picture for each lane, captioned with its name.
+    """
+    from deadheat.measure import to_image
+
+    settings = checked(Settings(prompt, "", model, recipe, steps, guidance, seed, repeats))
+    job = jobs.Job(settings, previews=False)
+    for _ in job.news():
+        pass
+    if job.error is not None:
+        raise gr.Error(friendly(job.error), print_exception=False)
+    lanes = job.result.lanes
+    return job.result.to_dict(), [(to_image(lane.cells[0].picture), lane.name) for lane in lanes]
+
+
+def list_models() -> list[dict[str, Any]]:
+    """List the models that can be compared here, each with its id and title."""
+    return [{"id": id_, "title": title} for title, id_ in offered()]
+
+
+def list_accelerators() -> list[dict[str, Any]]:
+    """List the accelerators with their papers and knobs: default, range or choices, unit, meaning."""
+    from deadheat.accelerators import ACCELERATORS, knobs
+
+    return [
+        {
+            "name": name,
+            "title": cls.title,
+            "paper": cls.paper,
+            "knobs": {knob: {"default": default, **vars(spec)} for knob, (default, spec) in knobs(cls).items()},
+        }
+        for name, cls in ACCELERATORS.items()
+    ]

@@ -1,0 +1,117 @@
+"""The Compare page: the panel, the stage where pictures and numbers stand, and how a run reaches them."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import jobs
+from .controls import Controls, controls, filled, waiting
+from .settings import Settings
+
+HERE = Path(__file__).parent
+RECORDED = HERE.parent / "assets" / "recorded" / "compare" / "page.json"
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+log = logging.getLogger("deadheat.app")
+
+
+def compare_page(demo: gr.Blocks) -> None:
+    """Lay out the page and wire it."""
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
+    gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
+    with gr.Row(elem_classes="dh-page"):
+        with gr.Column(scale=0, min_width=300, elem_classes="dh-left"):
+            left = controls()
+        with gr.Column(min_width=280, elem_classes="dh-main"):
+            stage = _stage(recorded)
+            with gr.Accordion("Code for the accelerated picture", open=True):
+                snippet = recorded["snippet"] if recorded else ""
+                code = gr.Code(snippet, language="python", interactive=False, show_label=False, elem_id="snippet")
+    _wire(left, stage, code)
+    demo.load(_library, None, waiting(left), **PRIVATE)
+
+
+def _stage(value: Any) -> gr.HTML:
+    """Return the one component that draws everything; its template is fixed, so no text is ever read as HTML."""
+    html, css, js = ((HERE / f"stage.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    return gr.HTML(
+        value, html_template=html, css_template=css, js_on_load=js, apply_default_css=False, elem_id="stage"
+    )
+
+
+def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
+    shown = [stage, code, left.go, left.stop]
+    pressed = [left.go.click, left.prompt.submit]
+    run = gr.on(pressed, _run, left.fields, shown, validator=_complaints, **MODEL, **PRIVATE)
+    left.stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
+
+
+def _run(*values: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    """Run a comparison and tell the page how it goes."""
+    owner = str(request.session_hash)
+    job = jobs.start(checked(Settings(*values)), owner)
+    buttons = (gr.update(interactive=False, value="Running …"), gr.update(interactive=True))
+    try:
+        for news in job.news():
+            yield (news, gr.skip(), *buttons)
+            buttons = (gr.skip(), gr.skip())
+        page = job.page()
+    except Exception as error:  # noqa: BLE001 - the page must not stay as if it were running
+        yield (stopped(friendly(error)), gr.skip(), *_at_rest())
+        return
+    finally:
+        jobs.forget(owner, job)
+    yield (page, page["snippet"], *_at_rest())
+
+
+def checked(settings: Settings) -> Settings:
+    """Return the settings, or raise the error that clients of the page see."""
+    from deadheat import DeadheatError
+
+    try:
+        return settings.checked()
+    except DeadheatError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def friendly(error: Exception) -> str:
+    """Return a sentence for people; what nobody foresaw goes to the log with its traceback."""
+    from deadheat import DeadheatError
+
+    if isinstance(error, DeadheatError):
+        return str(error)
+    log.error("a run failed", exc_info=error)
+    return f"This run failed, and should not have: {type(error).__name__}. The log says more; the page still works."
+
+
+def stopped(said: str) -> dict[str, Any]:
+    """Return what the page shows when a run ended without a result."""
+    text = "Stopped. Nothing was measured; below stands the result before." if said == "stopped" else said
+    return {"kind": "stopped", "said": text}
+
+
+def _at_rest() -> tuple[Any, Any]:
+    return gr.update(interactive=True, value="Run both"), gr.update(interactive=False)
+
+
+def _stop(request: gr.Request) -> tuple[Any, ...]:
+    jobs.stop(str(request.session_hash))
+    return (stopped("stopped"), gr.skip(), *_at_rest())
+
+
+def _complaints(*values: Any) -> list[dict[str, Any]]:
+    """Check every field; what is wrong stands in red below it."""
+    return [gr.validate(not said, said) for said in Settings(*values).complaints()]
+
+
+def _library() -> tuple[Any, ...]:
+    """Fill the lists that wait for the library, and load the model behind the first visitor's back."""
+    lists = filled()
+    threading.Thread(target=jobs.warm_up, name="deadheat-warm-up", daemon=True).start()
+    return lists

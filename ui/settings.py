@@ -1,0 +1,135 @@
+"""What a user may ask for. Narrower than the library, and checked on the server for every client. Knows no gradio."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+MOST_STEPS = 100
+MOST_REPEATS = 10
+PUBLIC = bool(os.environ.get("SPACE_ID"))  # a Space runs only the models that ship with Deadheat
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asked for.
+
+    Attributes:
+        prompt, negative: what to draw and what not.
+        model: a name for ``load``.
+        recipe: recipe text.
+        steps, guidance, seed, repeats: as ``compare`` takes them.
+    """
+
+    prompt: str
+    negative: str = ""
+    model: str = "pocket-dit"
+    recipe: str = "ab-cache"
+    steps: int = 28
+    guidance: float = 4.0
+    seed: int = 0
+    repeats: int = 3
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for ``compare``."""
+        return {
+            "prompts": [self.prompt],
+            "seeds": [self.seed],
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "negative": self.negative or None,
+            "repeats": self.repeats,
+        }
+
+    def key(self) -> list[Any]:
+        """Return what makes two runs the same, in the order of the page's controls."""
+        return list(vars(self).values())
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        """Return a check for each field; each raises a ``DeadheatError`` that says what is wrong."""
+        from deadheat.measure import check_inputs
+
+        fine = ["a fox"]
+        return {
+            "prompt": lambda: check_inputs([self.prompt or ""]),
+            "negative": lambda: check_inputs([self.negative or "nothing"]),
+            "model": lambda: _check_model(self.model),
+            "recipe": lambda: _check_recipe(self.recipe),
+            "steps": lambda: _within("steps", self.steps, MOST_STEPS),
+            "guidance": lambda: check_inputs(fine, guidance=_number("guidance", self.guidance)),
+            "seed": lambda: check_inputs(fine, [_whole(self.seed)]),
+            "repeats": lambda: _within("repeats", self.repeats, MOST_REPEATS),
+        }
+
+    def checked(self) -> "Settings":
+        """Return the settings with whole numbers as such, or refuse them.
+
+        Raises:
+            DeadheatError: names the field, the value and what it may be.
+        """
+        for test in self.checks().values():
+            test()
+        return replace(self, **{name: int(getattr(self, name)) for name in ("steps", "seed", "repeats")})
+
+    def complaints(self) -> list[str]:
+        """Return for each field what is wrong with it, "" if nothing is."""
+        return [_complaint(test) for test in self.checks().values()]
+
+
+def offered() -> list[tuple[str, str]]:
+    """List the models to choose from, as (title, id): on a Space those that ship with Deadheat."""
+    from deadheat.pipelines import models
+
+    return [(model.title, model.id) for model in models() if model.pocket or not PUBLIC]
+
+
+def _complaint(test: Callable[[], None]) -> str:
+    from deadheat import DeadheatError
+
+    try:
+        test()
+    except DeadheatError as error:
+        return str(error)
+    return ""
+
+
+def _within(name: str, value: Any, most: int) -> None:
+    from deadheat import InputError
+
+    if isinstance(value, bool) or _whole(value) not in range(1, most + 1):
+        raise InputError(f"{name} is {value!r}, not a whole number between 1 and {most}")
+
+
+def _whole(value: Any) -> Any:
+    """Turn the 28.0 that JSON may carry into 28; everything else stays what it is, to be refused by name."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(name: str, value: Any) -> float:
+    from deadheat import InputError
+
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{name} is {value!r}, not a number")
+    return value
+
+
+def _check_model(name: Any) -> None:
+    from deadheat.pipelines import nearest
+
+    from deadheat import LoadError
+
+    known = [id_ for _, id_ in offered()]
+    if not str(name or "").strip():
+        raise LoadError(f"no model is chosen; known: {', '.join(known)}")
+    if PUBLIC and name not in known:
+        raise LoadError(f"{name!r} cannot be run here; {nearest(str(name), known)} For others run Deadheat yourself.")
+
+
+def _check_recipe(text: Any) -> None:
+    from deadheat import KnobError, Recipe
+
+    if not str(text or "").strip():
+        raise KnobError("no accelerator is chosen; take one, such as ab-cache:every=3")
+    if ".toml" in text:  # no path from a client is ever opened
+        raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=3")
+    Recipe.of(text)
