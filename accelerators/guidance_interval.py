@@ -20,7 +20,9 @@ class GuidanceInterval(Accelerator):
     paper sets w = 1, which leaves c; handing the pipeline c for both u and c gives the same at every w, and the
     unconditional half need not be computed. ``start=0, stop=1`` guides every step.
 
-    The paper's interval is in sigma; here it is in parts of the run, which carries over between schedulers.
+    The paper's interval is in sigma; here it is in parts of the run, which carries over between schedulers. The paper
+    also leaves out the noisiest part; the default here does not, because that part decides the layout: on pocket-dit
+    ``start=0.1`` cost 7 dB of PSNR for 3 of 51 calls.
 
     >>> GuidanceInterval(stop=0.6).guides(0.5), GuidanceInterval(stop=0.6).guides(0.6)
     (True, False)
@@ -32,7 +34,7 @@ class GuidanceInterval(Accelerator):
     neutral: ClassVar[dict[str, Any]] = {"start": 0.0, "stop": 1.0}
     seat: ClassVar[str] = "guidance"
 
-    start: float = knob(0.1, "part of the run after which guidance begins", low=0.0, high=1.0, unit="of the run")
+    start: float = knob(0.0, "part of the run after which guidance begins", low=0.0, high=1.0, unit="of the run")
     stop: float = knob(0.8, "part of the run after which guidance ends", low=0.0, high=1.0, unit="of the run")
 
     def __post_init__(self) -> None:

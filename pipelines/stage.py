@@ -156,6 +156,7 @@ class Stage:
     _sigmas: list[float] = field(default_factory=list)
     _asked_in_step: int = 0
     _cfg: bool | None = None
+    _told: int | None = None
 
     def around_denoiser(self, start: Start) -> AbstractContextManager[None]:
         """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost."""
@@ -175,6 +176,8 @@ class Stage:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             result = set_timesteps(*args, **kwargs)
             self._close()
+            # the length of the last run would pass for this one's where nobody says it anew
+            self._told = vars(self.pipe).pop("_num_timesteps", None)
             if self.runs and not self.runs[-1].steps:  # the pipeline set its timesteps twice
                 self.runs.pop()
             self.runs.append(Run())
@@ -191,7 +194,9 @@ class Stage:
         """End the run that is open, if any: the accelerators' state dies here, the numbers stay."""
         if self._open:
             self.runs[-1].release()
-        self._arounds, self._open = [], False
+        if self._told is not None:
+            vars(self.pipe).setdefault("_num_timesteps", self._told)
+        self._arounds, self._open, self._told = [], False, None
 
     def _next_step(self, step: Any) -> Any:
         def wrapped(model_output: Any, timestep: Any, sample: Any, *extra: Any, **kwargs: Any) -> Any:

@@ -112,7 +112,7 @@ class Recipe:
         <BLANKLINE>
         [[accelerators]]
         name = "guidance-interval"
-        start = 0.1
+        start = 0.0
         stop = 0.8
         <BLANKLINE>
         """
