@@ -1,0 +1,233 @@
+"""Trains the pocket models: `python -m training.pocket --preset cpu|gpu`.
+
+The parts, in order: autoencoder, eye (the detector and tiny CLIP that score the others), pocket-dit, pocket-unet,
+export. Each goes on from its checkpoint in the output folder, so the same command resumes a run wherever it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from deadheat.measure.adherence import ASSETS
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import CLIPTokenizer
+
+from . import export, eye, warm
+from .autoencoder import AutoencoderPart, AutoencoderShape, autoencoder, whiten
+from .denoisers import (
+    GUIDANCE,
+    STEPS,
+    Denoiser,
+    DitPart,
+    UnetPart,
+    adherence_means,
+    dit_net,
+    generate,
+    prompts,
+    unet_net,
+)
+from .loop import Budget, Part, fit, save_grid
+from .render import Renderer
+from .stream import Stream
+from .tokenizer import build
+
+STAGES = ("autoencoder", "eye", "pocket-dit", "pocket-unet", "export")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the models, and how long each is trained."""
+
+    side: int
+    budgets: dict[str, Budget]
+    vae: AutoencoderShape = field(default_factory=AutoencoderShape)
+    dit: dict[str, int] = field(
+        default_factory=lambda: {"num_layers": 6, "num_attention_heads": 6, "attention_head_dim": 32}
+    )
+    unet: tuple[int, ...] = (96, 160, 224)
+    fresh: float = 1.0
+    judged: int = 256
+    steps: int = STEPS
+
+
+PRESETS = {
+    "cpu": Preset(
+        side=128,
+        fresh=0.3,
+        budgets={
+            "autoencoder": Budget(samples=150_000, batch=16, lr=1.5e-3, average=0.995),
+            "eye": Budget(samples=48_000, batch=64, lr=3e-3, flat=0.2, average=0.99, every=120),
+            "pocket-dit": Budget(samples=1_000_000, batch=16, lr=2e-3),
+            "pocket-unet": Budget(samples=1_000_000, batch=16, lr=2e-3),
+        },
+    ),
+    "gpu": Preset(
+        side=256,
+        vae=AutoencoderShape((32, 64, 96, 128)),
+        dit={"num_layers": 8, "num_attention_heads": 8, "attention_head_dim": 32},
+        unet=(128, 192, 256),
+        budgets={
+            "autoencoder": Budget(samples=1_500_000, batch=128, lr=2e-3, every=60),
+            "eye": Budget(samples=400_000, batch=256, lr=3e-3, flat=0.2, average=0.99, every=60),
+            "pocket-dit": Budget(samples=4_000_000, batch=512, lr=2e-3, average=0.999, every=60),
+            "pocket-unet": Budget(samples=2_000_000, batch=512, lr=2e-3, average=0.999, every=60),
+        },
+    ),
+    "smoke": Preset(
+        side=32,
+        vae=AutoencoderShape((4, 4, 8, 8), latents=4),
+        dit={"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16},
+        unet=(16, 32),
+        fresh=0.5,
+        judged=2,
+        steps=1,
+        budgets={name: Budget(samples=4, batch=2, lr=1e-3) for name in STAGES[:-1]},
+    ),
+}
+
+
+class Workshop:
+    """One run: the parts in their order, each built on those before it."""
+
+    def __init__(self, preset: Preset, out: Path, options: argparse.Namespace) -> None:
+        self.preset, self.out, self.options = preset, out, options
+        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.init = Path(options.init) if options.init else None
+        self.renderer = Renderer(self.device)
+        self.tokenizer: CLIPTokenizer = build()
+        out.mkdir(parents=True, exist_ok=True)
+
+    def train(self, stages: list[str]) -> None:
+        """Run the named stages."""
+        todo: dict[str, Callable[[], object]] = {
+            "autoencoder": self.autoencoder,
+            "eye": self.eye,
+            "pocket-dit": lambda: self._fit(self.dit()),
+            "pocket-unet": lambda: self._fit(self.unet()),
+            "export": self.export,
+        }
+        for stage in stages:
+            todo[stage]()
+
+    def autoencoder(self) -> None:
+        """Train it, whiten its latents (unless they must stay), and save it."""
+        net = warm.earlier_autoencoder(self.init) if self.init else autoencoder(self.preset.vae)
+        part = AutoencoderPart(self.renderer, net, self.preset.side, decoder_only=self.init is not None)
+        trained = self._fit(part)
+        if not self.init:
+            whiten(trained, self.renderer, self.preset.side)
+        trained.save_pretrained(self.out / "vae")
+
+    def eye(self) -> None:
+        """Train the scorer; the committed one is replaced only on request."""
+        net = self._fit(eye.EyePart(self.renderer, self.tokenizer))
+        eye.export(net, self.tokenizer, self.out / "pocket-eval")
+        if self.options.replace_eye:
+            eye.export(net, self.tokenizer, ASSETS)
+
+    def dit(self) -> DitPart:
+        """The transformer, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
+        vae = self._vae()
+        net = dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
+        if self.init:
+            warm.adopt_dit(net, self.tokenizer, self.init)
+        else:
+            net["first"].load_state_dict(self._text_tower())
+        if self.device == "cuda":
+            for block in net["dit"].transformer_blocks:
+                block.compile()
+        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps)
+
+    def unet(self) -> UnetPart:
+        """The UNet, begun from the tiny CLIP's text tower."""
+        vae = self._vae()
+        net = unet_net(self.tokenizer, self.preset.unet, vae.config.latent_channels, self.preset.side // 8)
+        net["first"].load_state_dict(self._text_tower())
+        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps)
+
+    def export(self) -> None:
+        """Write every trained pipeline, score it, and write its card."""
+        for part in (self.dit(), self.unet()):
+            if (self.out / f"{part.name}.pt").exists():
+                self._export(part)
+
+    def _export(self, part: Denoiser) -> None:
+        state = torch.load(self.out / f"{part.name}.pt", map_location=self.device, weights_only=True)
+        part.net.load_state_dict(state["average"])
+        folder = self.out / "export" / part.name
+        pipe = part.pipeline(part.net.eval())
+        export.export(pipe, folder)
+        words = prompts(self.preset.judged)
+        pictures = generate(pipe, words, self.preset.side, self.preset.steps)
+        save_grid(pictures[:64], self.out / f"{part.name}-export.png")
+        vae = export.last_line(self.out / "autoencoder.jsonl")
+        facts = {
+            "name": part.name,
+            "kind": type(pipe).__name__,
+            "side": self.preset.side,
+            "command": shlex.join(["python", "-m", "training.pocket", *self.options.command]),
+            "seed": self.options.seed,
+            "start": f", begun from `{self.init}`" if self.init else "",
+            "seen": state["seen"],
+            "loss": f"{state['smooth']:.4f}",
+            "psnr": vae.get("psnr", "unknown"),
+            "count": self.preset.judged,
+            "guidance": GUIDANCE,
+            "steps": self.preset.steps,
+        }
+        scores = adherence_means(words, pictures)
+        export.card(folder, facts, scores)
+        say(f"{part.name}: exported to {folder}, {scores}")
+
+    def _fit(self, part: Part) -> nn.Module:
+        budget = self.preset.budgets[part.name]
+        if self.options.samples:
+            budget = replace(budget, samples=self.options.samples)
+        return fit(part, budget, self.out, self.options.seed, say)
+
+    def _stream(self, vae: AutoencoderKL) -> Stream:
+        return Stream(self.renderer, vae, self.tokenizer, self.preset.fresh)
+
+    def _vae(self) -> AutoencoderKL:
+        """The trained one, or, while its decoder is still trained, the one begun from: their latents are the same."""
+        if (self.out / "vae").exists() or not self.init:
+            return AutoencoderKL.from_pretrained(self.out / "vae", local_files_only=True)
+        return warm.earlier_autoencoder(self.init)
+
+    def _text_tower(self) -> dict[str, torch.Tensor]:
+        state = torch.load(self.out / "eye.pt", map_location=self.device, weights_only=True)["average"]
+        return {name.removeprefix("text."): value for name, value in state.items() if name.startswith("text.")}
+
+
+def say(line: str) -> None:
+    """Progress, at once."""
+    print(line, flush=True)
+
+
+def main(command: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.pocket", description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="only these (default: all)")
+    parser.add_argument("--out", type=Path, default=Path(".checkpoints/pocket"), help="checkpoints and exports")
+    parser.add_argument("--init", help="a pocket-dit folder to begin from; its latents are kept")
+    parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="default: a GPU if there is one")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--replace-eye", action="store_true", help="write the trained eye over assets/pocket-eval")
+    options = parser.parse_args(command)
+    options.command = command
+    torch.set_num_threads(options.threads)
+    Workshop(PRESETS[options.preset], options.out, options).train(options.stage)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
