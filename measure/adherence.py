@@ -109,10 +109,10 @@ def to_side(pictures: Tensor) -> Tensor:
 
 
 def adherence(prompts: Sequence[str], images: Tensor) -> list[Adherence | None]:
-    """Score pictures (N, 3, H, W; floats from 0 to 1) against their prompts; None where a prompt is no scene of ours."""
+    """Score pictures (N, 3, H, W), 0 to 1, against their prompts; None where a prompt is no scene of ours."""
     scenes = [parse(prompt) for prompt in prompts]
     sight = look(images)
-    return [scene and judge(scene, sight, i) for i, scene in enumerate(scenes)]
+    return [judge(scene, sight, i) if scene is not None else None for i, scene in enumerate(scenes)]
 
 
 def clip_scores(prompts: Sequence[str], images: Tensor) -> list[float]:
@@ -126,10 +126,8 @@ def clip_scores(prompts: Sequence[str], images: Tensor) -> list[float]:
 
 def look(images: Tensor) -> Sight:
     """What the network sees, in batches small enough for any machine."""
-    parts = []
     with torch.inference_mode():
-        for batch in images.detach().float().cpu().split(64):
-            parts.append(_eye()(batch))
+        parts = [_eye()(batch) for batch in images.detach().float().cpu().split(64)]
     fields = Sight.__dataclass_fields__
     return Sight(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
@@ -152,7 +150,8 @@ def judge(scene: Scene, sight: Sight, i: int) -> Adherence:
     ground = [STYLES[int(sight.style[i].argmax())] == scene.ground.style] if scene.ground else []
     checks = [found, colours, positions, ground]
     every = [check for group in checks for check in group]
-    return Adherence(*(sum(g) / len(g) if g else None for g in checks), score=sum(every) / len(every))
+    objects, coloured, placed, grounded = (sum(group) / len(group) if group else None for group in checks)
+    return Adherence(objects, coloured, placed, grounded, score=sum(every) / len(every))
 
 
 def _name(logits: Tensor) -> str:

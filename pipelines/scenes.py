@@ -25,37 +25,35 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "teal": (64, 182, 176),
 }
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "heart", "moon")
-PICTOGRAMS = tuple(
-    [
-        "apple",
-        "balloon",
-        "butterfly",
-        "cactus",
-        "cat",
-        "donut",
-        "football",
-        "fox",
-        "frog",
-        "ghost",
-        "house",
-        "mushroom",
-        "octopus",
-        "panda",
-        "penguin",
-        "pig",
-        "pizza",
-        "robot",
-        "rocket",
-        "sailboat",
-        "snowman",
-        "star",
-        "strawberry",
-        "sunflower",
-        "tree",
-        "turtle",
-        "umbrella",
-        "watermelon",
-    ]
+PICTOGRAMS = (
+    "apple",
+    "balloon",
+    "butterfly",
+    "cactus",
+    "cat",
+    "donut",
+    "football",
+    "fox",
+    "frog",
+    "ghost",
+    "house",
+    "mushroom",
+    "octopus",
+    "panda",
+    "penguin",
+    "pig",
+    "pizza",
+    "robot",
+    "rocket",
+    "sailboat",
+    "snowman",
+    "star",
+    "strawberry",
+    "sunflower",
+    "tree",
+    "turtle",
+    "umbrella",
+    "watermelon",
 )
 THINGS = SHAPES + PICTOGRAMS
 STYLES = ("flat", "gradient", "striped", "dotted", "gridded")
@@ -117,8 +115,22 @@ _GLUE = [
     "background",
 ]
 WORDS = frozenset(
-    [*COLOURS, *THINGS, *STYLES, *filter(None, SIZES), *_SAME, *_PATTERNS, *_GLUE, *["left", "right", "top", "bottom"]]
-    + ["middle", "above", "below"]
+    [
+        *COLOURS,
+        *THINGS,
+        *STYLES,
+        *filter(None, SIZES),
+        *_SAME,
+        *_PATTERNS,
+        *_GLUE,
+        "left",
+        "right",
+        "top",
+        "bottom",
+        "middle",
+        "above",
+        "below",
+    ]
 )
 """Every word with a meaning here. The pocket models ignore all others."""
 
@@ -163,7 +175,8 @@ _GROUND = (
     rf"(?:on|against|in front of) (?:an? |the )?"
     rf"(?:(?:(?:{_any(STYLES)}) )?(?:{_any(COLOURS)})(?: background| {'| '.join(_PATTERNS)})?)"
 )
-_THINGS = rf"(?P<first>{_THING})(?: (?:(?P<side>{_SIDE}) (?P<second>{_THING})(?: and (?P<third>{_THING}))?|(?P<corner>{_CORNER})))?"
+_OTHERS = rf"(?P<side>{_SIDE}) (?P<second>{_THING})(?: and (?P<third>{_THING}))?"
+_THINGS = rf"(?P<first>{_THING})(?: (?:{_OTHERS}|(?P<corner>{_CORNER})))?"
 _CAPTION = re.compile(rf"(?:{_THINGS}(?: (?P<ground>{_GROUND}))?)$")
 _GROUND_FIRST = re.compile(rf"(?P<ground>{_GROUND}) {_THINGS}$")
 
