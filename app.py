@@ -31,6 +31,11 @@ THEME = gr.themes.Soft(
     block_padding="0px",
     block_background_fill="transparent",
     block_background_fill_dark="transparent",
+    input_border_width="1px",
+    input_border_width_dark="1px",
+    input_border_color="*neutral_300",
+    input_border_color_dark="*neutral_600",
+    input_shadow="none",
 )
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 
 NONE = "none"
+OWN = "own mix"
 FIRST = ("AB-Cache", "ab-cache")
 CHIPS = {
     "fox above a mushroom": "a fox above a mushroom on a striped teal background",
@@ -17,16 +18,19 @@ CHIPS = {
     "penguin and tree": "a penguin right of a tree on a striped blue background",
 }
 JOIN = "(a, b) => [a, b].filter(Boolean).join(' + ')"
-START = "(name) => name === 'none' ? '' : name"
 TELL = "(...now) => { window.dispatchEvent(new CustomEvent('deadheat-settings', {detail: now})); return []; }"
+
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(eq=False)
 class Slot:
-    """One accelerator of the recipe: the choice, and its part of the recipe text."""
+    """One accelerator of the recipe: the choice, its part of the recipe text, and the part that a preset wants."""
 
     choice: gr.Dropdown
     part: gr.Textbox
+    wanted: gr.State
 
 
 @dataclass(eq=False)
@@ -38,9 +42,10 @@ class Controls:
         ready: turns true when the library is there and the lists can be filled.
     """
 
-    prompt: gr.Textbox
     model: gr.Dropdown
+    preset: gr.Dropdown
     recipe: gr.Textbox
+    prompt: gr.Textbox
     fields: list[Any]
     slots: list[Slot]
     ready: gr.State
@@ -57,13 +62,14 @@ def controls() -> Controls:
         go = gr.Button("Run both", variant="primary", elem_id="go", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=70)
     with gr.Column(elem_classes="dh-how"):
+        preset = gr.Dropdown([OWN], value=OWN, label="Preset", elem_id="preset")
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
         recipe = gr.Textbox(FIRST[1], label="Recipe", elem_id="recipe", info="what runs, as on the command line")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
     fields = [prompt, negative, model, recipe, steps, guidance, seed, repeats]
-    made = Controls(prompt, model, recipe, fields, slots, ready, go, stop)
+    made = Controls(model, preset, recipe, prompt, fields, slots, ready, go, stop)
     _wire(made)
     return made
 
@@ -89,29 +95,44 @@ def _more() -> tuple[gr.Dropdown, list[Any]]:
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
     choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name)
-    part = gr.Textbox("" if value[1] == NONE else value[1], visible="hidden")
+    slot = Slot(choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.State(""))
+    news = [ready.change, choice.change, slot.wanted.change]
 
-    @gr.render(inputs=[choice, ready], triggers=[ready.change, choice.change], show_progress="hidden")
-    def panel(chosen: str, is_ready: bool) -> None:
+    @gr.render([choice, slot.wanted, ready], triggers=news, show_progress="hidden")
+    def panel(chosen: str, wanted: str, is_ready: bool) -> None:
         if is_ready and chosen != NONE:
-            _knobs(chosen, part, name)
+            _knobs(chosen, wanted, slot.part, name)
 
-    return Slot(choice, part)
+    return slot
 
 
-def _knobs(chosen: str, part: gr.Textbox, slot: str) -> None:
+def _start(chosen: str, wanted: str) -> Any:
+    """Return the accelerator that a slot starts with: as the preset wants it, else with its own defaults."""
+    from deadheat import ACCELERATORS, Recipe
+
+    if wanted and (asked := Recipe.parse(wanted).accelerators[0]).name == chosen:
+        return asked
+    return ACCELERATORS[chosen]()
+
+
+def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
     """Lay out the knobs of an accelerator; each change is written into its part of the recipe, in the browser."""
-    from deadheat.accelerators import ACCELERATORS, knobs
+    from deadheat.accelerators import knobs
 
-    found = knobs(ACCELERATORS[chosen])
-    made = [_widget(name, default, spec, f"{slot}-{name}") for name, (default, spec) in found.items()]
-    names, defaults = list(found), [default for default, _ in found.values()]
+    found, now = knobs(_start(chosen, wanted)), _start(chosen, wanted)
+    plain = [name for name, (default, spec) in found.items() if spec.low is not None]
+    names = [*plain, *(name for name in found if name not in plain)]
+    made = [_widget(name, getattr(now, name), found[name][1], f"{slot}-{name}") for name in plain]
+    if len(names) > len(plain):
+        with gr.Accordion("More knobs", open=False):
+            made += [_widget(n, getattr(now, n), found[n][1], f"{slot}-{n}") for n in names[len(plain) :]]
+    usual = [found[name][0] for name in names]
     write = (
-        f"(...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(defaults)};"
+        f"(...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(usual)};"
         " const said = names.map((k, i) => [k, now[i], usual[i]]).filter(([k, a, b]) => String(a) !== String(b));"
         f" return {json.dumps(chosen)} + (said.length ? ':' + said.map(([k, a]) => k + '=' + a).join(',') : ''); }}"
     )
-    gr.on([w.change for w in made], None, made, part, js=write, api_visibility="private", show_progress="hidden")
+    gr.on([w.change for w in made], None, made, part, js=write, **QUIET)
 
 
 def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
@@ -125,22 +146,54 @@ def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
 
 
 def _wire(made: Controls) -> None:
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     parts = [slot.part for slot in made.slots]
     for slot in made.slots:
-        slot.choice.change(None, slot.choice, slot.part, js=START, **quiet)
-    gr.on([part.change for part in parts], None, parts, made.recipe, js=JOIN, **quiet)
-    gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **quiet)
+        news = [slot.choice.change, slot.wanted.change]
+        gr.on(news, _begin, [slot.choice, slot.wanted], slot.part, queue=False, **QUIET)
+    gr.on([part.change for part in parts], None, parts, made.recipe, js=JOIN, **QUIET)
+    gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
+    picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
+    made.preset.input(_pick, made.preset, picked, queue=False, **QUIET)
+    made.recipe.change(_preset_of, made.recipe, made.preset, queue=False, **QUIET)
+
+
+def _begin(chosen: str, wanted: str) -> str:
+    """Return the part of the recipe that a slot starts with."""
+    return "" if chosen == NONE else str(_start(chosen, wanted))
+
+
+def _shipped() -> dict[str, str]:
+    """Return the presets that fit into the two slots, as recipe text."""
+    from deadheat.presets import presets
+
+    return {name: str(recipe) for name, recipe in presets("pocket-dit").items() if len(recipe.accelerators) <= 2}
+
+
+def _pick(preset: str) -> list[Any]:
+    """Set both slots as a preset wants them."""
+    from deadheat import Recipe
+
+    if preset not in (known := _shipped()):
+        return [gr.skip()] * 4
+    parts = [*Recipe.parse(known[preset]).accelerators, None][:2]
+    return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))]
+
+
+def _preset_of(recipe: str) -> str:
+    """Name the preset that this recipe is, if it is one."""
+    return next((name for name, text in _shipped().items() if text == recipe), OWN)
 
 
 def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
-    return [made.model, *(slot.choice for slot in made.slots), made.ready]
+    return [made.model, made.preset, *(slot.choice for slot in made.slots), made.ready]
 
 
-def filled() -> tuple[Any, ...]:
+def filled() -> list[Any]:
     """Return what they hold when it is there; importing it takes seconds, which the first page does not wait for."""
     from deadheat.accelerators import ACCELERATORS
 
     every = [(cls.title, name) for name, cls in ACCELERATORS.items()]
-    return gr.update(choices=offered()), gr.update(choices=every), gr.update(choices=[(NONE, NONE), *every]), True
+    presets = gr.update(choices=[*_shipped(), OWN], value=_preset_of(FIRST[1]))
+    slots = [gr.update(choices=every), gr.update(choices=[(NONE, NONE), *every])]
+    return [gr.update(choices=offered()), presets, *slots, True]

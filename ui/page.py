@@ -26,7 +26,7 @@ def compare_page(demo: gr.Blocks) -> None:
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
     gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
-        with gr.Column(scale=0, min_width=300, elem_classes="dh-left"):
+        with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"):
             left = controls()
         with gr.Column(min_width=280, elem_classes="dh-main"):
             stage = _stage(recorded)
@@ -110,7 +110,7 @@ def _complaints(*values: Any) -> list[dict[str, Any]]:
     return [gr.validate(not said, said) for said in Settings(*values).complaints()]
 
 
-def _library() -> tuple[Any, ...]:
+def _library() -> list[Any]:
     """Fill the lists that wait for the library, and load the model behind the first visitor's back."""
     lists = filled()
     threading.Thread(target=jobs.warm_up, name="deadheat-warm-up", daemon=True).start()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from .settings import Settings
 PREVIEW_SIDE = 256  # pixels of a picture that is shown while it is made
 PREVIEW_EVERY = 0.1  # seconds between two previews of the control, which needs none for its strip
 WHO = {"baseline": "baseline", "variant": "accelerated", "control": "fewer steps"}
+
+log = logging.getLogger("deadheat.app")
 
 
 def data_url(picture: Any, kind: str = "png") -> str:
@@ -67,16 +70,26 @@ class Progress:
         return self.page(_said(event))
 
     def _look(self, event: Any, lane: dict[str, Any]) -> None:
-        from deadheat.pipelines import preview
-
         now = time.monotonic()
         if event.role == "control" and event.step < event.steps and now - self._last < PREVIEW_EVERY:
             return
-        picture = preview(event.pipe, event.latents)
+        picture = _preview(event.pipe, event.latents)
         self._last = now
         if picture is not None:
             lane["picture"] = data_url(picture, "jpeg")
             self.pictures.setdefault(event.role, {})[event.step - 1] = lane["picture"]
+
+
+def _preview(pipe: Any, latents: Any) -> Any:
+    """Decode the latents of a step; None where that cannot be done: a preview is no reason to end a run."""
+    from deadheat.pipelines import preview
+
+    side = int(getattr(pipe, "default_sample_size", 0) or 0) * int(getattr(pipe, "vae_scale_factor", 8))
+    try:
+        return preview(pipe, latents, (side, side))
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        log.info("no preview: %s", error)
+        return None
 
 
 def _waiting(role: str) -> dict[str, Any]:

@@ -95,7 +95,11 @@ function card(c) {
   if (c.help) node.title = c.help;
   return node;
 }
-function small(s) { return make("figure", "", picture(s.picture, s.title), make("figcaption", "", make("b", "", s.title), s.said)); }
+function small(s) {
+  const pic = picture(s.picture, s.title);
+  pic.className = s.look || "";
+  return make("figure", "", pic, make("figcaption", "", make("b", "", s.title), s.said));
+}
 function table(t) {
   const row = (tag, values) => make("tr", "", ...values.map((v) => make(tag, "", v)));
   return make("table", "", make("thead", "", row("th", t.head)), make("tbody", "", ...t.rows.map((r) => row("td", r))));
@@ -123,7 +127,8 @@ function draw(r) {
   badge();
 }
 function badge(said) {
-  const stale = result && result.key && current && result.key !== current;
+  const same = (a, b) => String(a ?? "") === String(b ?? "");
+  const stale = result && result.key && current && result.key.some((value, i) => !same(value, current[i]));
   root.dataset.stale = Boolean(stale);
   at("badge").className = "dh-badge" + (stale ? " stale" : "");
   at("badge").textContent = said || (!result ? "" : stale ? "other settings" : result.badge);

@@ -111,10 +111,10 @@ def _difference(base: Any, fast: Any) -> dict[str, Any]:
     from deadheat.measure import difference
 
     gap, scale = difference(fast.cells[0].picture, base.cells[0].picture)
+    title, said = f"Difference x{scale:.3g}", f"the strongest is {1 / scale:.1%} of the full range"
     if scale >= 1e5:
-        return {"title": "Difference: none", "said": "the two are identical", "picture": data_url(gap)}
-    said = f"brightest = {1 / scale:.1%} of the full range"
-    return {"title": f"Difference, x{scale:.3g}", "said": said, "picture": data_url(gap)}
+        title, said = "Difference: none", "the two are identical"
+    return {"title": title, "said": said, "picture": data_url(gap), "look": "dh-gap"}
 
 
 def _control(control: Any) -> list[dict[str, Any]]:
