@@ -12,7 +12,6 @@ demo: .venv/.installed  ## compare the pocket model with and without accelerator
 	  --recipe "ab-cache:every=2" \
 	  --recipe "ab-cache:every=3" \
 	  --recipe "first-block-cache:threshold=0.15" \
-	  --recipe "guidance-interval" \
 	  --recipe "guidance-interval + ab-cache:every=3" \
 	  --out out/demo $(ARGS)
 
