@@ -62,9 +62,11 @@ def controls() -> Controls:
         go = gr.Button("Run both", variant="primary", elem_id="go", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=70)
     with gr.Column(elem_classes="dh-how"):
-        preset = gr.Dropdown([OWN], value=OWN, label="Preset", elem_id="preset")
+        preset = gr.Dropdown([OWN], value=OWN, label="Preset", elem_id="preset", interactive=True)
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
-        recipe = gr.Textbox(FIRST[1], label="Recipe", elem_id="recipe", info="what runs, as on the command line")
+        recipe = gr.Textbox(
+            FIRST[1], label="Recipe", elem_id="recipe", interactive=True, info="what runs, as on the command line"
+        )
     with gr.Accordion("More settings", open=False, elem_id="more"):
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
@@ -82,6 +84,7 @@ def _more() -> tuple[gr.Dropdown, list[Any]]:
         allow_custom_value=not PUBLIC,
         info=None if PUBLIC else "or type a hub id or a local folder",
         elem_id="model",
+        interactive=True,
     )
     others = [
         gr.Textbox("", label="Negative prompt", elem_id="negative"),
@@ -94,7 +97,7 @@ def _more() -> tuple[gr.Dropdown, list[Any]]:
 
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
-    choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name)
+    choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=True)
     slot = Slot(choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.State(""))
     news = [ready.change, choice.change, slot.wanted.change]
 
@@ -138,11 +141,15 @@ def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
 def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
     label, about = name.replace("_", " "), spec.what
     if spec.choices:
-        return gr.Dropdown(list(spec.choices), value=default, label=label, info=about, elem_id=elem_id)
+        return gr.Dropdown(
+            list(spec.choices), value=default, label=label, info=about, elem_id=elem_id, interactive=True
+        )
     if isinstance(default, bool):
-        return gr.Checkbox(default, label=label, info=about, elem_id=elem_id)
+        return gr.Checkbox(default, label=label, info=about, elem_id=elem_id, interactive=True)
     step = 1 if isinstance(default, int) else 0.01
-    return gr.Slider(spec.low, spec.high, default, step=step, label=label, info=about, elem_id=elem_id)
+    return gr.Slider(
+        spec.low, spec.high, default, step=step, label=label, info=about, elem_id=elem_id, interactive=True
+    )
 
 
 def _wire(made: Controls) -> None:

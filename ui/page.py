@@ -52,7 +52,7 @@ def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
     left.stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
 
 
-def _run(*values: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Run a comparison and tell the page how it goes."""
     owner = str(request.session_hash)
     job = jobs.start(checked(Settings(*values)), owner)

@@ -139,8 +139,9 @@ function badge(said) {
 const lanes = {};
 function lane(name) {
   if (!lanes[name]) {
-    const img = picture("", name + ", as it is now");
-    img.style.display = "none";
+    const before = result && { baseline: result.base, accelerated: result.fast }[name];
+    const img = picture(before || "", name + ", as it is now");
+    img.className = before ? "dh-old" : "dh-none";
     const parts = { img, said: make("span"), bar: make("i") };
     parts.node = make("div", "dh-lane", make("div", "f", img), make("div", "n", make("b", "", name), parts.said), make("div", "dh-bar", parts.bar));
     lanes[name] = parts;
@@ -159,7 +160,7 @@ function running(p) {
   at("about").textContent = p.said;
   for (const l of p.lanes) {
     const parts = lane(l.name);
-    if (l.picture) { parts.img.src = l.picture; parts.img.style.display = ""; }
+    if (l.picture) { parts.img.src = l.picture; parts.img.className = ""; }
     parts.said.textContent = l.said;
     parts.bar.style.width = (l.part * 100) + "%";
   }

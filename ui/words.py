@@ -23,13 +23,13 @@ def seconds_text(value: float) -> str:
 def size_text(value: int, signed: bool = False) -> str:
     """Write a number of bytes.
 
-    >>> size_text(3_300_000), size_text(-2**31, signed=True), size_text(0, signed=True)
-    ('3.1 MB', '-2.00 GB', '0 MB')
+    >>> size_text(3_300_000), size_text(-2**31, signed=True), size_text(33_000), size_text(0, signed=True)
+    ('3.1 MB', '-2.00 GB', '32 kB', '0')
     """
     sign = ("-" if value < 0 else "+" if value > 0 else "") if signed else ""
     mega = abs(value) / 2**20
-    if mega < 0.05:
-        return "0 MB"
+    if mega < 0.1:
+        return f"{sign}{mega * 1024:.0f} kB" if value else "0"
     return f"{sign}{mega:.1f} MB" if mega < 1024 else f"{sign}{mega / 1024:.2f} GB"
 
 
