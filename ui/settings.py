@@ -69,7 +69,7 @@ class Settings:
         """
         for test in self.checks().values():
             test()
-        return replace(self, **{name: int(getattr(self, name)) for name in ("steps", "seed", "repeats")})
+        return replace(self, steps=int(self.steps), seed=int(self.seed), repeats=int(self.repeats))
 
     def complaints(self) -> list[str]:
         """Return for each field what is wrong with it, "" if nothing is."""

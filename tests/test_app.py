@@ -1,0 +1,286 @@
+"""The page and its endpoints: a real server, a real Chromium, a real client."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "a large panda on a gradient green background"
+RUNNING, DONE = ".dh[data-mode=running]", ".dh[data-mode=result]"
+HOUR = 90_000  # milliseconds that a loaded machine may take
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own process, as users start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log").open("w")
+    command = [sys.executable, "app.py", "--port", str(port)]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=quiet)
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            assert server.poll() is None, Path(log.name).read_text()
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                continue
+        yield address
+        assert "Traceback" not in Path(log.name).read_text()
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def page(chromium: "Browser", url: str) -> Iterator["Page"]:
+    """The page with few steps and one round set, so that a run takes seconds; complaints and strangers are kept."""
+    page = chromium.new_page(viewport={"width": 1440, "height": 1000})
+    page.set_default_timeout(HOUR)
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("request", lambda r: page.wrong.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
+    page.goto(url)
+    page.wait_for_selector("#first-every")
+    page.get_by_role("button", name="More settings").click()
+    _type(page, "#steps input[type=number]", "6")
+    _type(page, "#repeats input[type=number]", "1")
+    _type(page, "#first-every input[type=number]", "2")
+    yield page
+    assert page.wrong == []
+    page.close()
+
+
+def _type(page: "Page", where: str, what: str) -> None:
+    page.fill(where, what)
+    page.keyboard.press("Tab")
+
+
+def _until(page: "Page", true: str) -> None:
+    page.wait_for_function(true)
+
+
+def test_a_recorded_result_stands_there_before_the_first_run(page: "Page"):
+    assert re.match(r"recorded on \d+ \w+ \d{4}", page.text_content(".dh-badge"))
+    assert page.locator(".dh-card").count() == 5
+    assert page.locator("button.dh-cell").count() == 28
+    assert page.evaluate("document.querySelector('.dh-base').naturalWidth") == 128
+
+
+def test_knobs_write_the_recipe_and_presets_set_the_knobs(page: "Page"):
+    _until(page, "document.querySelector('#recipe textarea, #recipe input').value === 'ab-cache:every=2'")
+    _until(page, "document.querySelector('#preset input').value === 'faithful'")
+    page.click("#preset input")
+    page.get_by_role("option", name="fast").click()
+    _until(page, "document.querySelector('#recipe textarea, #recipe input').value.includes(' + ab-cache:')")
+    page.wait_for_selector("#first-stop")
+    page.wait_for_selector("#second-every")
+    page.click("#preset input")
+    page.get_by_role("option", name="faithful").click()
+    _until(page, "document.querySelector('#recipe textarea, #recipe input').value === 'ab-cache:every=2'")
+    _until(page, "document.querySelector('#first-every input').value === '2'")
+    assert page.locator("#second-every").count() == 0
+
+
+def test_a_run_shows_previews_then_numbers(page: "Page"):
+    page.fill("#prompt textarea", PROMPT)
+    page.evaluate(
+        "window.seen = new Set(); window.eye = setInterval(() => document.querySelectorAll('.dh-lane img')"
+        ".forEach((i) => i.src.startsWith('data:image/jpeg') && window.seen.add(i.src)), 20)"
+    )
+    page.click("#go")
+    page.wait_for_selector(RUNNING)
+    assert page.is_disabled("#go")
+    page.wait_for_selector(DONE)
+    assert page.evaluate("clearInterval(window.eye), window.seen.size") >= 4
+    assert page.text_content(".dh-badge") == "measured just now"
+    assert PROMPT in page.text_content(".dh-about")
+    assert page.locator("button.dh-cell").count() == 6
+    assert page.locator(".dh-card").first.locator(".v").text_content().endswith("x")
+    assert PROMPT in page.text_content("#snippet")
+    _until(page, "!document.querySelector('#go').disabled && document.querySelector('#stop').disabled")
+
+
+def test_the_divider_by_mouse_and_by_keyboard(page: "Page"):
+    box = page.locator(".dh-frame").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.2, middle, steps=5)
+    page.mouse.up()
+    at = "Number.parseFloat(document.querySelector('.dh-frame').style.getPropertyValue('--at'))"
+    dragged = page.evaluate(at)
+    assert 15 <= dragged <= 25
+    page.focus(".dh-range")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(at) == dragged + 1
+    page.keyboard.press("f")
+    assert page.text_content(".dh-showing") == "showing: baseline"
+    page.keyboard.press("f")
+    assert page.text_content(".dh-showing") == "showing: accelerated"
+
+
+def test_the_strip_shows_each_step(page: "Page"):
+    page.locator("button.dh-cell").nth(1).hover()
+    assert page.text_content(".dh-stepsaid b").startswith("Step 2 of 6")
+    assert page.locator(".dh-steppics img").count() == 2
+    page.locator("button.dh-cell").nth(1).focus()
+    page.keyboard.press("End")
+    assert page.text_content(".dh-stepsaid b") == "Step 6 of 6: computed"
+    assert page.evaluate("document.activeElement.dataset.i") == "5"
+
+
+def test_changed_settings_mark_the_result_as_stale(page: "Page"):
+    _type(page, "#seed input", "7")
+    _until(page, "document.querySelector('.dh-badge').textContent === 'other settings'")
+    assert page.text_content(".dh-about").startswith("These numbers belong to")
+    _type(page, "#seed input", "0")
+    _until(page, "document.querySelector('.dh-badge').textContent === 'measured just now'")
+
+
+def test_stop_and_run_again(page: "Page"):
+    _type(page, "#steps input[type=number]", "60")
+    for _ in range(2):
+        page.click("#go")
+        _until(page, "[...document.querySelectorAll('.dh-lane .n span')].some((s) => s.textContent.includes('step'))")
+        pressed = time.monotonic()
+        page.click("#stop")
+        page.wait_for_selector(DONE)
+        assert time.monotonic() - pressed < 5
+        assert "Stopped" in page.text_content(".dh-warnings")
+        _until(page, "!document.querySelector('#go').disabled")
+    _type(page, "#steps input[type=number]", "6")
+
+
+def test_bad_input_is_red_at_its_field_and_loses_nothing(page: "Page"):
+    page.fill("#prompt textarea", " ")
+    page.fill("#recipe textarea, #recipe input", "ab-cash")
+    _type(page, "#seed input", "-5")
+    page.click("#go")
+    page.wait_for_selector("text=did you mean ab-cache?")
+    assert page.is_visible("text=a prompt is empty")
+    assert page.is_visible("text=seed is -5")
+    assert page.get_attribute(".dh", "data-mode") == "result"
+    assert PROMPT in page.text_content(".dh-about")
+
+
+def test_a_prompt_is_never_read_as_html(page: "Page"):
+    for text in ("<img src=x onerror='window.hacked=1'>", "${window.hacked=1} {{value}} `"):
+        page.evaluate(
+            "(text) => window.dispatchEvent(new CustomEvent('deadheat-settings', {detail: [text]}))", text
+        )  # the page's own channel takes it
+    page.fill("#prompt textarea", "a fox <img src=x onerror='window.hacked=1'> ${window.hacked=1}")
+    page.fill("#recipe textarea, #recipe input", "ab-cache")
+    _type(page, "#steps input[type=number]", "3")
+    _type(page, "#seed input", "0")
+    page.click("#go")
+    page.wait_for_selector(RUNNING)
+    page.wait_for_selector(DONE)
+    assert "onerror" in page.text_content(".dh-about")
+    assert page.evaluate("window.hacked") is None
+    assert page.text_content(".dh-warning.loud").startswith("Warning: nothing was skipped")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone(chromium: "Browser", url: str, theme: str):
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{url}?__theme={theme}")
+    page.wait_for_selector(".dh-card")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    cards = [card.bounding_box() for card in page.locator(".dh-card").all()]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in cards)
+    ink, ground = page.evaluate(
+        "[getComputedStyle(document.querySelector('.dh-card .v')).color,"
+        " getComputedStyle(document.querySelector('.gradio-container')).backgroundColor]"
+    )
+    assert _contrast(ink, ground) >= 4.5
+    page.close()
+
+
+def _contrast(one: str, other: str) -> float:
+    """The contrast of two colours as WCAG counts it."""
+
+    def light(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, bright = sorted((light(one), light(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Any:
+    from gradio_client import Client
+
+    return Client(url, verbose=False)
+
+
+def test_the_endpoints_are_these_three(client: Any):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/compare",
+        "/list_models",
+        "/list_accelerators",
+    }
+
+
+def test_lists(client: Any):
+    assert "pocket-dit" in [model["id"] for model in client.predict(api_name="/list_models")]
+    (cache,) = [a for a in client.predict(api_name="/list_accelerators") if a["name"] == "ab-cache"]
+    assert cache["knobs"]["every"]["high"] == 10
+
+
+def test_compare_for_programs(client: Any):
+    numbers, pictures = client.predict(
+        PROMPT, "ab-cache:order=1,every=2,warmup=1", steps=4, repeats=1, api_name="/compare"
+    )
+    assert numbers["schema"].startswith("deadheat.comparison/")
+    assert numbers["lanes"][0]["calls"] == 8
+    assert numbers["lanes"][1]["calls"] < 8
+    assert [p["caption"] for p in pictures] == [lane["name"] for lane in numbers["lanes"]]
+    assert Path(pictures[0]["image"]).suffix == ".png"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"prompt": "a" * 2001}, "2001 characters"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 10_000}, "between 1 and 100"),
+        ({"seed": -1}, "seed is -1"),
+        ({"repeats": 11}, "between 1 and 10"),
+        ({"model": "pocket-cat"}, "did you mean pocket-dit"),
+        ({"recipe": "ab-cache:evry=2"}, "did you mean every"),
+        ({"recipe": "/etc/passwd.toml"}, "looks like a file"),
+    ],
+)
+def test_what_programs_are_refused(client: Any, given: dict[str, Any], words: str):
+    with pytest.raises(Exception, match=re.escape(words)):
+        client.predict(**{"prompt": PROMPT, **given}, api_name="/compare")
+
+
+def test_a_port_in_use_is_one_line(url: str):
+    port = url.rstrip("/").rpartition(":")[2]
+    done = subprocess.run([sys.executable, "app.py", "--port", port], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
