@@ -9,7 +9,6 @@ declared := pyproject.toml scripts/setup $(wildcard constraints/*.txt)
 
 demo: .venv/.installed  ## compare the pocket model with and without accelerators; table, pictures, report.html
 	$(python) -m deadheat compare pocket-dit \
-	  --recipe "ab-cache:every=2" \
 	  --recipe "ab-cache:every=3" \
 	  --recipe "first-block-cache:threshold=0.15" \
 	  --recipe "guidance-interval + ab-cache:every=3" \
