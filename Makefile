@@ -12,7 +12,7 @@ demo: .venv/.installed  ## compare the pocket model with and without accelerator
 	  --recipe "ab-cache:every=3" \
 	  --recipe "first-block-cache:threshold=0.15" \
 	  --recipe "guidance-interval + ab-cache:every=3" \
-	  --out out/demo $(ARGS)
+	  --steps 20 --out out/demo $(ARGS)
 
 app: .venv/.installed  ## open the browser app
 	$(python) app.py $(ARGS)
