@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from deadheat.accelerators import ABCache, attached
-from deadheat.accelerators.ab_cache import binomial_weights, combine, lagrange_weights
+from deadheat.accelerators.predictors import binomial_weights, combine, lagrange_weights
 from deadheat.pipelines import Call, Link, Run, Step
 from diffusers import EulerAncestralDiscreteScheduler
 

@@ -1,0 +1,62 @@
+"""When to compute: rules that decide before the run starts. Steps count from 0."""
+
+from collections.abc import Iterable
+
+from ..pipelines import KnobError
+
+
+def periodic(step: int, steps: int, every: int, warmup: int) -> bool:
+    """Tell whether a step is computed: the first *warmup*, then one in *every*, and the last.
+
+    >>> [step for step in range(14) if periodic(step, 14, 3, 4)]
+    [0, 1, 2, 3, 4, 7, 10, 13]
+    """
+    return step < warmup or (step - warmup) % every == 0 or step >= steps - 1
+
+
+def read_mask(text: str, of: int) -> tuple[int, ...]:
+    """Read the computed steps of a run of so many: numbers and ranges between spaces, or "all".
+
+    >>> read_mask("0-3 6 9", of=10)
+    (0, 1, 2, 3, 6, 9)
+
+    Raises:
+        KnobError: not numbers and ranges, or without the first step or the last.
+    """
+    if text.strip() == "all":
+        return tuple(range(of))
+    found: set[int] = set()
+    for part in text.split():
+        low, _, high = part.partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal()):
+            raise KnobError(f"the mask has {part!r} in it; write computed steps as in '0-3 6 9', or 'all'")
+        found.update(range(int(low), int(high or low) + 1))
+    if not {0, of - 1} <= found or max(found) >= of:
+        raise KnobError(f"the mask {text!r} must hold step 0 and step {of - 1}, and none after it (of={of})")
+    return tuple(sorted(found))
+
+
+def write_mask(steps: Iterable[int]) -> str:
+    """Write computed steps as ``read_mask`` reads them.
+
+    >>> write_mask([0, 1, 2, 3, 6, 9])
+    '0-3 6 9'
+    """
+    runs: list[list[int]] = []
+    for step in sorted(steps):
+        if runs and runs[-1][1] == step - 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    return " ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def stretched(mask: tuple[int, ...], of: int, steps: int) -> tuple[int, ...]:
+    """Carry a mask over to another number of steps: each computed step moves to its part of the run.
+
+    >>> stretched((0, 1, 2, 3, 6, 9), of=10, steps=19)
+    (0, 2, 4, 6, 12, 18)
+    """
+    if of == steps:
+        return mask
+    return tuple(sorted({round(step * (steps - 1) / max(1, of - 1)) for step in mask}))
