@@ -7,6 +7,7 @@ from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
+from .lemica import LeMiCa
 
 
 class _ByName(dict[str, type[Accelerator]]):
@@ -20,7 +21,7 @@ class _ByName(dict[str, type[Accelerator]]):
 
 
 ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
-    {cls.name: cls for cls in (ABCache, FirstBlockCache, GuidanceInterval, FewerSteps)}
+    {cls.name: cls for cls in (ABCache, LeMiCa, FirstBlockCache, GuidanceInterval, FewerSteps)}
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FirstBlockCache",
     "GuidanceInterval",
     "Knob",
+    "LeMiCa",
     "Session",
     "attached",
     "check",

@@ -28,7 +28,7 @@ class Knob:
 def knob(default: Any, what: str, *, low: Any = None, high: Any = None, unit: str = "", choices: Any = ()) -> Any:
     """Declare a dataclass field as a knob.
 
-    A number has *low* and *high*, a word has *choices*, a switch has neither.
+    A number has *low* and *high*, a word has *choices*, a switch and free text have neither.
     """
     return field(default=default, metadata={"knob": Knob(low, high, tuple(choices), unit, what)})
 
@@ -53,6 +53,10 @@ def checked(owner: str, f: Field[Any], value: Any) -> Any:
     if isinstance(f.default, bool):
         if not isinstance(value, bool):
             raise KnobError(f"{where}, not true or false")
+        return value
+    if isinstance(f.default, str):
+        if not isinstance(value, str):
+            raise KnobError(f"{where}, not text")
         return value
     kind: type = type(f.default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or kind(value) != value:

@@ -114,7 +114,11 @@ def _accelerators(arguments: argparse.Namespace) -> None:
         lines += [f"{cls.name}  {row['about']}", f"    {cls.paper}"]
         for name, (default, knob) in knobs(cls).items():
             span = f"{knob.low}..{knob.high} {knob.unit}" if knob.low is not None else "|".join(knob.choices)
-            lines.append(f"    {name}={default}".ljust(26) + f"{span or 'true|false'}".ljust(24) + knob.what)
+            lines.append(
+                f"    {name}={default}".ljust(26)
+                + f"{span or ('text' if isinstance(default, str) else 'true|false')}".ljust(24)
+                + knob.what
+            )
     _show(arguments, data, "\n".join(lines))
 
 

@@ -146,6 +146,8 @@ def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
         )
     if isinstance(default, bool):
         return gr.Checkbox(default, label=label, info=about, elem_id=elem_id, interactive=True)
+    if isinstance(default, str):
+        return gr.Textbox(default, label=label, info=about, elem_id=elem_id, interactive=True)
     step = 1 if isinstance(default, int) else 0.01
     return gr.Slider(
         spec.low, spec.high, default, step=step, label=label, info=about, elem_id=elem_id, interactive=True

@@ -1,21 +1,31 @@
 """Schedules run the steps they say."""
 
-from deadheat.accelerators.schedules import Mask, Periodic, Threshold
+import pytest
+from deadheat.accelerators.schedules import periodic, read_mask, stretched, write_mask
+from deadheat.pipelines import KnobError
 
 
-def test_periodic_and_mask():
-    assert all(Periodic(1, 1).computes(step, 9) for step in range(9))
-    assert [s for s in range(9) if Periodic(4, 2).computes(s, 9)] == [0, 1, 2, 6, 8]
-    assert [s for s in range(9) if Mask((0, 3, 8)).computes(s, 9)] == [0, 3, 8]
+def test_periodic():
+    assert all(periodic(step, 9, 1, 1) for step in range(9))
+    assert [s for s in range(9) if periodic(s, 9, 4, 2)] == [0, 1, 2, 6, 8]
 
 
-def ran(threshold: Threshold, changes: list[float]) -> list[int]:
-    return [s for s, change in enumerate(changes) if threshold.computes(s, len(changes), change)]
+def test_masks_are_read_as_written():
+    for steps in ((0, 9), tuple(range(10)), (0, 1, 2, 4, 7, 8, 9)):
+        assert read_mask(write_mask(steps), 10) == steps
+    assert read_mask("all", 4) == (0, 1, 2, 3)
 
 
-def test_threshold():
-    assert ran(Threshold(0.0), [0.0] * 5) == [0, 1, 2, 3, 4]
-    assert ran(Threshold(2.5), [1.0] * 8) == [0, 3, 6, 7]
-    assert ran(Threshold(2.5, accumulate=False), [1, 1, 3, 1, 1]) == [0, 2, 4]
-    assert ran(Threshold(9.0, warmup=2, most=2), [1.0] * 9) == [0, 1, 4, 7, 8]
-    assert ran(Threshold(9.0), [1.0, float("nan"), 1.0, 1.0]) == [0, 1, 3]
+@pytest.mark.parametrize("text", ["", "0", "1-9", "0 9 10", "0-3, 9", "0 -3 9", "none"])
+def test_masks_that_are_refused(text: str):
+    with pytest.raises(KnobError, match="mask"):
+        read_mask(text, 10)
+
+
+def test_stretched_masks_keep_both_ends():
+    for steps in (2, 7, 28, 49, 100):
+        made = stretched(tuple(range(0, 50, 7)), 50, steps)
+        assert made[0] == 0
+        assert made[-1] == steps - 1
+        assert list(made) == sorted(set(made))
+    assert stretched((0, 1, 9), 10, 10) == (0, 1, 9)

@@ -1,0 +1,69 @@
+"""LeMiCa: lexicographic minimax path caching (Gao et al. 2025, https://arxiv.org/abs/2511.00090)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .knobs import knob
+from .output_cache import OutputCache
+from .schedules import read_mask, stretched
+
+
+@dataclass(frozen=True)
+class LeMiCa(OutputCache):
+    """Run the network at steps that were chosen beforehand, so that the worst skip does the least harm.
+
+    Steps are the nodes of a graph, and a skip from step i to step j an edge whose weight is its measured effect on
+    the final latents (section 3.2 of the paper). Of all paths with a given number of computed steps the chosen one
+    has the smallest largest weight, then the smallest second largest, and so on (equation 8). `deadheat calibrate
+    lemica MODEL` measures the weights and finds the path; presets hold masks that the authors published.
+
+    The paper repeats the last residual of the block stack; here the denoiser's output is continued as a polynomial
+    through the last ``order`` computed ones, which is more faithful (``order=1`` repeats). A mask made for another
+    number of steps is stretched. ``mask="all"`` computes everything.
+
+    The default is the authors' mask of 20 in 50 steps for FLUX.1-dev.
+
+    >>> LeMiCa(mask="0-3 6 9", of=10).computed(10)
+    (0, 1, 2, 3, 6, 9)
+    """
+
+    name: ClassVar[str] = "lemica"
+    title: ClassVar[str] = "LeMiCa"
+    paper: ClassVar[str] = "Gao et al. 2025, arXiv:2511.00090"
+    neutral: ClassVar[dict[str, Any]] = {"mask": "all"}
+    seat: ClassVar[str] = "denoiser output"
+
+    mask: str = knob("0-7 9 12 15 19 24 31 38 43 46-49", "computed steps, from 0, as in '0-3 6 9'; or 'all'")
+    of: int = knob(50, "how many steps the mask was made for", low=2, high=1000, unit="steps")
+    order: int = knob(2, "how many past outputs predict a skipped one", low=1, high=5, unit="outputs")
+    axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_mask(self.mask, self.of)
+
+    def computed(self, steps: int) -> tuple[int, ...]:
+        if self.mask.strip() == "all":
+            return tuple(range(steps))
+        return stretched(read_mask(self.mask, self.of), self.of, steps)
+
+    def computes(self, step: int, steps: int) -> bool:
+        return step in self.computed(steps) or step >= steps - 1
+
+    def enough(self, known: int) -> bool:
+        return known > 0  # a mask may skip at once; the first skip then repeats
+
+    def reason(self) -> str:
+        return f"not in the mask; order {self.order}"
+
+    def idle_because(self, steps: int) -> str:
+        return f"the mask of {self.name} computes all {steps} steps"
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        if self.mask.strip() != "all" and steps != self.of:
+            said.append(
+                f"the mask was made for {self.of} steps and is stretched to {steps}: "
+                f"calibrate it with `deadheat calibrate lemica MODEL --steps {steps}`"
+            )
+        return said
