@@ -1,5 +1,6 @@
 """How much was gained, and how much was lost."""
 
+from .calibrate import best_path, calibrate, gap_costs
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
 from .inputs import check_inputs
@@ -16,10 +17,13 @@ __all__ = [
     "Event",
     "Lane",
     "Watch",
+    "best_path",
+    "calibrate",
     "check_inputs",
     "compare",
     "difference",
     "environment",
+    "gap_costs",
     "hardware",
     "html_report",
     "psnr",

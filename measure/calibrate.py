@@ -1,0 +1,150 @@
+"""Find the steps that a model can least do without (LeMiCa's offline part, arXiv:2511.00090, section 3.2)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from ..accelerators import LeMiCa
+from ..accelerators.schedules import write_mask
+from ..pipelines import (
+    Around,
+    Call,
+    InputError,
+    Link,
+    Network,
+    call_arguments,
+    family,
+    known_model,
+    model_name,
+    staged,
+)
+from ..presets import Recipe
+from .environment import environment
+
+Gap = tuple[int, int]
+
+
+def gap_costs(
+    pipe: Any, prompts: Sequence[str], steps: int, *, guidance: float | None = None, seed: int = 0, order: int = 2,
+    longest: int = 6, watch: Callable[[int, int], None] | None = None,
+) -> dict[Gap, float]:  # fmt: skip
+    """Measure what each single skip does to the final latents: mean absolute difference, over all prompts.
+
+    A gap (i, j) computes steps i and j and predicts those between them; every other step is computed. What comes
+    before a gap is the same as without it, and is played back instead of computed again.
+
+    Args:
+        pipe: any diffusers pipeline.
+        prompts: what to draw, in one batch.
+        steps: denoising steps.
+        guidance: guidance scale, None is the pipeline's own.
+        seed: of the noise.
+        order: how many outputs predict a skipped one.
+        longest: largest j - i.
+        watch: called with (gaps measured, gaps in all).
+
+    Returns:
+        The cost of every gap; neighbouring steps cost nothing.
+    """
+    arguments = call_arguments(pipe, prompt=list(prompts), steps=steps, guidance=guidance, seed=seed)
+    arguments.pop("generator")
+    gaps = [(i, j) for i in range(steps) for j in range(i + 1, min(steps - 1, i + longest) + 1)]
+    costs: dict[Gap, float] = {gap: 0.0 for gap in gaps if gap[1] == gap[0] + 1}
+    tape: dict[tuple[int, int], Tensor] = {}
+
+    def final(gap: Gap) -> Tensor:
+        mask = [step for step in range(steps) if not gap[0] < step < gap[1]]
+        cache = LeMiCa(mask=write_mask(mask), of=steps, order=order)
+        with staged(pipe) as stage, cache.attach(stage), stage.around_denoiser(_played(tape, gap[0])):
+            generator = call_arguments(pipe, prompt="", seed=seed)["generator"]
+            out = pipe(**{**arguments, "generator": generator, "output_type": "latent"})
+        found: Tensor = out.images if hasattr(out, "images") else out.frames
+        return found.detach().float()
+
+    truth = final((steps, steps))  # records the tape
+    todo = [gap for gap in gaps if gap not in costs]
+    for done, gap in enumerate(todo):
+        costs[gap] = float((final(gap) - truth).abs().mean())
+        if watch:
+            watch(done + 1, len(todo))
+    return costs
+
+
+def _played(tape: dict[tuple[int, int], Tensor], until: int) -> Callable[[Link], Around]:
+    """Play the denoiser's outputs back up to a step; an empty tape is recorded first."""
+
+    def start(link: Link) -> Around:
+        recording, asked = not tape, {"step": -1, "nth": 0}
+
+        def around(call: Call, network: Network) -> Tensor:
+            asked["nth"] = asked["nth"] + 1 if asked["step"] == call.step else 0
+            asked["step"] = call.step
+            at = (call.step, asked["nth"])
+            if recording:
+                tape[at] = network(call)
+                return tape[at]
+            return tape[at] if call.step <= until and at in tape else network(call)
+
+        return around
+
+    return start
+
+
+def best_path(costs: Mapping[Gap, float], steps: int, calls: int) -> tuple[int, ...]:
+    """Return the computed steps, so many of them, whose largest gap cost is smallest, then the second largest, ...
+
+    Exact: dynamic programming over (calls made, step) with the sorted costs as the key, for adding one cost to both
+    of two sorted lists never changes which comes first.
+
+    >>> costs = {(i, j): float((j - i - 1) * (i + 1)) for i in range(6) for j in range(i + 1, 6)}
+    >>> best_path(costs, 6, 4)
+    (0, 2, 3, 5)
+
+    Raises:
+        InputError: no path has so many calls.
+    """
+    best: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {0: ((), (0,))}
+    for _ in range(calls - 1):
+        reached: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {}
+        for i, (key, path) in best.items():
+            for j in range(i + 1, steps):
+                if (i, j) in costs:
+                    made = tuple(sorted((*key, costs[i, j]), reverse=True))
+                    if j not in reached or made < reached[j][0]:
+                        reached[j] = (made, (*path, j))
+        best = reached
+    if steps - 1 not in best:
+        longest = max(j - i for i, j in costs)
+        least = 1 + -(-(steps - 1) // longest)
+        raise InputError(f"calls is {calls}; {steps} steps with gaps of at most {longest} need {least} to {steps}")
+    return best[steps - 1][1]
+
+
+def calibrate(
+    pipe: Any, prompts: Sequence[str], *, steps: int = 28, calls: int = 12, guidance: float | None = None,
+    seed: int = 0, order: int = 2, longest: int = 6, watch: Callable[[int, int], None] | None = None,
+) -> Recipe:  # fmt: skip
+    """Find LeMiCa's mask for a model: which *calls* of *steps* to compute.
+
+    Raises:
+        InputError: so many calls cannot be had.
+    """
+    if guidance is None and (model := known_model(model_name(pipe))) is not None:
+        guidance = model.guidance
+    if not 2 <= calls <= steps or calls < 1 + -(-(steps - 1) // longest):
+        best_path(
+            {(i, j): 0.0 for i in range(steps) for j in range(i + 1, min(steps - 1, i + longest) + 1)}, steps, calls
+        )
+    costs = gap_costs(pipe, prompts, steps, guidance=guidance, seed=seed, order=order, longest=longest, watch=watch)
+    path = best_path(costs, steps, calls)
+    worst = max(costs[gap] for gap in pairwise(path))
+    shift = pipe.scheduler.config.get("shift")
+    versions = environment(pipe)["versions"]
+    about = (
+        f"Calibrated: {model_name(pipe)} ({family(pipe).name}), {steps} steps, {calls} computed, guidance {guidance}, "
+        f"{type(pipe.scheduler).__name__}" + (f" shift {shift}" if shift is not None else "") + f", {len(prompts)} "
+        f"prompts, seed {seed}; worst gap {worst:.4f}; torch {versions['torch']}, diffusers {versions['diffusers']}."
+    )
+    return Recipe((LeMiCa(mask=write_mask(path), of=steps, order=order),), f"lemica-{calls}", about)
