@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from .pipelines.errors import nearest
 
-        if "invalid choice: " in message and "(choose from" in message:
+        if message.startswith("argument COMMAND: invalid choice: "):
             wrong = message.split("invalid choice: ")[1].split(" (")[0].strip("'")
             message = f"no command is called {wrong!r}; {nearest(wrong, COMMANDS)}"
         self.exit(2, f"deadheat: {message} (see {self.prog} --help)\n")
@@ -193,6 +193,37 @@ def _report(arguments: argparse.Namespace) -> None:
     _show(arguments, result.to_dict(), f"{result.table()}\n\nreport: {page.absolute()}")
 
 
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from .measure import calibrate, check_inputs
+    from .pipelines import InputError, check_name, known_model
+
+    check_name(arguments.model)
+    model = known_model(arguments.model)
+    prompts = arguments.prompt or (list(model.prompts) if model else [])
+    check_inputs(prompts, [arguments.seed], steps=arguments.steps, guidance=arguments.guidance)
+    out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}-{arguments.calls}.toml")
+    if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
+        raise InputError(f"the preset {out} {why}; give another --out")
+    recipe = calibrate(
+        _load(arguments), prompts, steps=arguments.steps, calls=arguments.calls, guidance=arguments.guidance,
+        seed=arguments.seed, order=arguments.order, longest=arguments.longest, watch=_gaps(arguments),
+    )  # fmt: skip
+    out.write_text(recipe.to_toml(), encoding="utf-8")
+    data = {"recipe": str(recipe), "about": recipe.about, "preset": str(out.absolute())}
+    _show(arguments, data, f"{recipe}\n{recipe.about}\npreset: {out.absolute()}")
+
+
+def _gaps(arguments: argparse.Namespace) -> Callable[[int, int], None]:
+    shown = sys.stderr.isatty() and not arguments.json
+
+    def watch(done: int, of: int) -> None:
+        if shown:
+            print(f"\r\033[Kgap {done}/{of}", end="\n" if done == of else "", file=sys.stderr, flush=True)
+
+    return watch
+
+
 def _recipes(arguments: argparse.Namespace) -> list[Any]:
     """Read what can be read before a model loads: a mistyped recipe should not cost a download."""
     from .presets import Recipe, presets
@@ -314,6 +345,19 @@ def _takes_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-cache", action="store_true", help="do not keep the baseline's pictures for later")
 
 
+def _takes_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", choices=["lemica"], help="what to calibrate")
+    _takes_model(parser)
+    parser.add_argument("--steps", type=int, default=28, help="denoising steps (default 28)")
+    parser.add_argument("--calls", type=int, default=12, help="how many of them to compute (default 12)")
+    parser.add_argument("--order", type=int, default=2, help="past outputs that predict a skipped one (default 2)")
+    parser.add_argument("--longest", type=int, default=6, help="longest way from one computed step to the next")
+    parser.add_argument("--prompt", action="append", help="what to draw; again for more (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the noise; another than you compare with")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
+    parser.add_argument("--out", help="the preset's file (default: MODEL-lemica-CALLS.toml)")
+
+
 def _takes_result(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", help="a folder that compare wrote, or its result.json")
 
@@ -328,6 +372,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "accelerators": (_accelerators, _takes_name, "list the accelerators and their knobs"),
     "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
+    "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
     "report": (_report, _takes_result, "show a saved comparison again"),
     "app": (_app, _takes_port, "open the app in the browser"),
 }

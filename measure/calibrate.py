@@ -100,7 +100,7 @@ def best_path(costs: Mapping[Gap, float], steps: int, calls: int) -> tuple[int, 
 
     >>> costs = {(i, j): float((j - i - 1) * (i + 1)) for i in range(6) for j in range(i + 1, 6)}
     >>> best_path(costs, 6, 4)
-    (0, 2, 3, 5)
+    (0, 3, 4, 5)
 
     Raises:
         InputError: no path has so many calls.

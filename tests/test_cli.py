@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deadheat import Recipe
 from deadheat.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,23 @@ def test_compare_and_report(capsys, tmp_path):
 def test_wrong_use_is_one_line_and_exit_code_2(argv, says, capsys):
     code, out, err = run(capsys, *argv)
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err + out
+
+
+def test_calibrate(capsys, tmp_path):
+    preset = tmp_path / "mine.toml"
+    code, out, _ = run(capsys, "calibrate", "lemica", "pocket-dit", "--steps", "5", "--calls", "4", "--longest", "2",
+                       "--prompt", "a fox", "--out", str(preset), "--json")  # fmt: skip
+    assert code == 0
+    made = json.loads(out)
+    assert made["recipe"].startswith("lemica:mask=0")
+    assert "5 steps, 4 computed" in made["about"]
+    assert str(Recipe.from_toml(preset)) == made["recipe"]
+    code, _, err = run(capsys, "calibrate", "lemica", "pocket-dit", "--steps", "28", "--calls", "2")
+    assert code == 2
+    assert "calls is 2; 28 steps with gaps of at most 6 need 6 to 28" in err
+    code, _, err = run(capsys, "calibrate", "lemica", "pocket-dit", "--out", str(preset))
+    assert code == 2
+    assert "exists already; give another --out" in err
 
 
 def test_the_readme_runs(tmp_path, monkeypatch):
