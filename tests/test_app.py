@@ -161,6 +161,7 @@ def test_stop_and_run_again(page: "Page"):
     _type(page, "#steps input[type=number]", "60")
     for _ in range(2):
         page.click("#go")
+        page.wait_for_selector(RUNNING)
         _until(page, "[...document.querySelectorAll('.dh-lane .n span')].some((s) => s.textContent.includes('step'))")
         pressed = time.monotonic()
         page.click("#stop")

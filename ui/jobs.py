@@ -1,5 +1,6 @@
 """A comparison in a thread of its own: one at a time, watched step by step, stopped within a step."""
 
+import itertools
 import logging
 import queue
 import threading
@@ -16,6 +17,7 @@ LONELY = 60.0  # seconds without anybody asking for news, after which a run is g
 _ONE_AT_A_TIME = threading.Lock()
 _LOADED: dict[str, Any] = {}
 _JOBS: dict[str, "Job"] = {}
+_NUMBERS = itertools.count(1)
 
 log = logging.getLogger("deadheat.app")
 
@@ -52,12 +54,14 @@ class Job:
     Attributes:
         settings: what is compared.
         previews: whether pictures are wanted while it runs.
+        number: tells this run from all others of this server.
         cancelled: set it, and the run stops within one step.
         result, error: one of them is there when the news have ended.
     """
 
     settings: Settings
     previews: bool = True
+    number: int = field(default_factory=lambda: next(_NUMBERS))
     cancelled: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: Exception | None = None
@@ -136,10 +140,12 @@ def start(settings: Settings, owner: str) -> Job:
     return job
 
 
-def stop(owner: str) -> None:
-    """Stop the run of somebody, if there is one."""
-    if (job := _JOBS.pop(owner, None)) is not None:
-        job.cancelled.set()
+def stop(owner: str) -> int | None:
+    """Stop the run of somebody and return its number; None if there is none."""
+    if (job := _JOBS.pop(owner, None)) is None:
+        return None
+    job.cancelled.set()
+    return job.number
 
 
 def forget(owner: str, job: Job) -> None:

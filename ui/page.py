@@ -59,11 +59,11 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     buttons = (gr.update(interactive=False, value="Running …"), gr.update(interactive=True))
     try:
         for news in job.news():
-            yield (news, gr.skip(), *buttons)
+            yield (news | {"run": job.number}, gr.skip(), *buttons)
             buttons = (gr.skip(), gr.skip())
         page = job.page()
     except Exception as error:  # noqa: BLE001 - the page must not stay as if it were running
-        yield (stopped(friendly(error)), gr.skip(), *_at_rest())
+        yield (stopped(friendly(error), job.number), gr.skip(), *_at_rest())
         return
     finally:
         jobs.forget(owner, job)
@@ -90,10 +90,10 @@ def friendly(error: Exception) -> str:
     return f"This run failed, and should not have: {type(error).__name__}. The log says more; the page still works."
 
 
-def stopped(said: str) -> dict[str, Any]:
-    """Return what the page shows when a run ended without a result."""
+def stopped(said: str, run: int | None) -> dict[str, Any]:
+    """Return what the page shows when a run ended without a result; of that run it wants no more news."""
     text = "Stopped. Nothing was measured; below stands the result before." if said == "stopped" else said
-    return {"kind": "stopped", "said": text}
+    return {"kind": "stopped", "said": text, "run": run}
 
 
 def _at_rest() -> tuple[Any, Any]:
@@ -101,8 +101,8 @@ def _at_rest() -> tuple[Any, Any]:
 
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
-    jobs.stop(str(request.session_hash))
-    return (stopped("stopped"), gr.skip(), *_at_rest())
+    run = jobs.stop(str(request.session_hash))
+    return (stopped("stopped", run), gr.skip(), *_at_rest())
 
 
 def _complaints(*values: Any) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ let result = null;      // the finished run on show
 let chosen = 0;         // the step on show
 let flipped = null;     // null: divider; else which picture fills the frame
 let current = null;     // the settings on the left, as they are now
+let over = null;        // the run that was stopped last: news of it may still be under way
 
 function make(tag, cls, ...children) {
   const node = document.createElement(tag);
@@ -169,10 +170,11 @@ function running(p) {
 }
 function update() {
   const v = props.value;
-  if (!v) return;
+  if (!v || (over !== null && v.run === over)) return;
   if (v.kind === "running") return running(v);
   if (v.kind === "result") return draw(v);
   if (v.kind === "stopped") {           // what stood here before stands again
+    over = v.run ?? over;
     if (result) draw(result); else root.dataset.mode = "empty";
     fill(at("warnings"), warn({ text: v.said }));
   }
