@@ -17,7 +17,7 @@ import torch
 from deadheat.measure.adherence import ASSETS
 from diffusers import AutoencoderKL
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from . import export, eye, warm
 from .autoencoder import AutoencoderPart, AutoencoderShape, autoencoder, whiten
@@ -154,9 +154,9 @@ class Workshop:
 
     def export(self) -> None:
         """Write every trained pipeline, score it, and write its card."""
-        for part in (self.dit(), self.unet()):
-            if (self.out / f"{part.name}.pt").exists():
-                self._export(part)
+        for name, part in (("pocket-dit", self.dit), ("pocket-unet", self.unet)):
+            if (self.out / f"{name}.pt").exists():
+                self._export(part())
 
     def _export(self, part: Denoiser) -> None:
         state = torch.load(self.out / f"{part.name}.pt", map_location=self.device, weights_only=True)
@@ -202,6 +202,9 @@ class Workshop:
         return warm.earlier_autoencoder(self.init)
 
     def _text_tower(self) -> dict[str, torch.Tensor]:
+        """Of the eye trained in this folder, or else of the committed one."""
+        if not (self.out / "eye.pt").exists():
+            return CLIPTextModelWithProjection.from_pretrained(ASSETS / "text", dtype=torch.float32).state_dict()
         state = torch.load(self.out / "eye.pt", map_location=self.device, weights_only=True)["average"]
         return {name.removeprefix("text."): value for name, value in state.items() if name.startswith("text.")}
 
