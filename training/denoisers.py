@@ -18,7 +18,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .generator import draw, write
 from .stream import Stream
@@ -131,9 +131,12 @@ class UnetPart(Denoiser):
         return ((out.float() - self.scheduler.get_velocity(latents, noise, time)) ** 2).mean()
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
+        first = net["first"]
+        words = CLIPTextModel(first.config).to(first.device).eval()  # without the projection, as the pipeline wants
+        words.load_state_dict(first.text_model.state_dict())
         return StableDiffusionPipeline(
             vae=self.stream.vae,
-            text_encoder=net["first"],
+            text_encoder=words,
             tokenizer=self.stream.tokenizer,
             unet=net["unet"],
             scheduler=DDIMScheduler.from_config(self.scheduler.config),
@@ -175,7 +178,7 @@ def unet_net(tokenizer: CLIPTokenizer, widths: Sequence[int], channels: int, lat
         block_out_channels=tuple(widths),
         down_block_types=("CrossAttnDownBlock2D",) * attends + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attends,
-        layers_per_block=1,
+        layers_per_block=2,
         cross_attention_dim=int(FIRST["hidden_size"]),
         attention_head_dim=4,
         norm_num_groups=8,

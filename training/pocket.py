@@ -51,7 +51,7 @@ class Preset:
     dit: dict[str, int] = field(
         default_factory=lambda: {"num_layers": 6, "num_attention_heads": 6, "attention_head_dim": 32}
     )
-    unet: tuple[int, ...] = (96, 160, 224)
+    unet: tuple[int, ...] = (64, 96, 120)
     fresh: float = 1.0
     judged: int = 256
     steps: int = STEPS
