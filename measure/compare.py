@@ -13,7 +13,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..accelerators import FewerSteps, attached, check
-from ..pipelines import Report, UnsupportedError, call_arguments, describe, known_model, model_name, pictures, twin
+from ..pipelines import (
+    Report,
+    UnsupportedError,
+    call_arguments,
+    describe,
+    ignored_words,
+    known_model,
+    model_name,
+    pictures,
+    twin,
+)
 from ..presets import Recipe
 from .baselines import Baselines
 from .environment import environment
@@ -247,6 +257,7 @@ def compare(
         "size": list(size) if size else None,
         "repeats": repeats,
         "metrics": list(metrics),
+        "ignored_words": ignored_words(model_name(pipe), prompts),
     }
     scorer = Scorer(metrics, pipe)
     trial = _Trial(_Runner(pipe, _twin(pipe), settings, watch), [(p, s) for p in prompts for s in seeds])

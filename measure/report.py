@@ -102,9 +102,16 @@ def text_table(comparison: Comparison) -> str:
         f"median of {repeats} interleaved rounds, {cells} prompt-and-seed pairs, {hardware_text(comparison)}",
     ]
     lines += [f"{metric}: not available: {why}" for metric, why in comparison.unavailable.items()]
+    lines += [f"note: {text}" for text in ignored_text(comparison)]
     lines += [f"note: {lane.name}: {lane.note}" for lane in comparison.lanes if lane.note]
     lines += [f"WARNING: {lane.name}: {text}" for lane in comparison.lanes for text in lane.warnings]
     return "\n".join(lines)
+
+
+def ignored_text(comparison: Comparison) -> list[str]:
+    """Say which words of the prompts the model does not know; empty if it knows all."""
+    words = comparison.settings.get("ignored_words")
+    return [f"{comparison.settings['model']} does not know, and ignores: {', '.join(words)}"] if words else []
 
 
 def hardware_text(comparison: Comparison) -> str:
@@ -130,7 +137,8 @@ def html_report(comparison: Comparison) -> str:
 {_table(comparison)}
 {sections}
 <h2>What the numbers mean</h2><ul>{_items([*NUMBERS.values(), *(DEFINITIONS[m] for m in s["metrics"])])}
-{_items(f"{m}: not available: {why}" for m, why in comparison.unavailable.items())}</ul>
+{_items(f"{m}: not available: {why}" for m, why in comparison.unavailable.items())}
+{_items(ignored_text(comparison))}</ul>
 <h2>Where it was measured</h2>{_facts(comparison)}
 </main></body></html>
 """

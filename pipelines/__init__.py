@@ -13,10 +13,10 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
-from .load import check_name, describe, load, model_name, same_model
+from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
-from .pocket import ASSETS, POCKET, Model, known_model, models
+from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
@@ -60,6 +60,8 @@ __all__ = [
     "denoisers",
     "describe",
     "family",
+    "for_task",
+    "ignored_words",
     "known_model",
     "load",
     "model_name",

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,9 +20,9 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from .errors import KnobError, LoadError, nearest
+from .errors import KnobError, LoadError, UnsupportedError, nearest
 from .families import denoisers, family
-from .pocket import POCKET, without_t5
+from .pocket import POCKET, inpaintable, without_t5, without_unknown_words
 from .system import System, apply, load_arguments
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -64,8 +64,11 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
     resolved = given.resolved()
     name = str(model)
     if name in POCKET:
-        pipe = _read(POCKET[name].folder, name, {"text_encoder_3": None, "tokenizer_3": None}, resolved)
-        without_t5(pipe)
+        third = {"text_encoder_3": None, "tokenizer_3": None} if POCKET[name].family == "Stable Diffusion 3" else {}
+        pipe = _read(POCKET[name].folder, name, third, resolved)
+        if third:
+            without_t5(pipe)
+        without_unknown_words(pipe)
     elif Path(name).is_dir():
         _check_folder(Path(name))
         pipe = _read(Path(name), name, {}, resolved)
@@ -219,6 +222,37 @@ def model_name(pipe: Any) -> str:
     if known := _LOADED.get(pipe):
         return known.id
     return str(getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__)
+
+
+_TASKS = {"image-to-image": AutoPipelineForImage2Image, "inpainting": AutoPipelineForInpainting}
+
+
+def for_task(pipe: Any, task: str) -> Any:
+    """Return the same weights as a pipeline that starts from a picture.
+
+    Args:
+        pipe: a loaded text-to-image pipeline.
+        task: "image-to-image" or "inpainting".
+
+    Raises:
+        KnobError: another task.
+        UnsupportedError: diffusers has no such pipeline for these weights.
+    """
+    if task not in _TASKS:
+        raise KnobError(f"no task is called {task!r}; {nearest(task, _TASKS)} there are: {', '.join(_TASKS)}")
+    try:
+        other = _TASKS[task].from_pipe(pipe)
+    except ValueError as error:
+        raise UnsupportedError(f"diffusers has no {task} pipeline for {type(pipe).__name__}") from error
+    if model_name(pipe) in POCKET:
+        flow = family(pipe).name == "Stable Diffusion 3"
+        if flow:
+            without_t5(other)  # diffusers builds the new object without what the old one was told
+        if task == "inpainting":
+            inpaintable(other, *(("transformer", 16) if flow else ("unet", 4)))
+    other.set_progress_bar_config(disable=True)
+    same_model(other, pipe)
+    return other
 
 
 def same_model(copy: Any, original: Any) -> None:

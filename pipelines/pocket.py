@@ -1,13 +1,17 @@
 """The pocket models: real diffusers pipelines small enough to ship, so that everything runs without a download."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from tokenizers import Regex, normalizers
 from torch import Tensor
+
+from .scenes import WORDS, unknown_words
 
 _here = Path(__file__).parents[1]
 ASSETS = _here / "assets"
@@ -163,3 +167,38 @@ def without_t5(pipe: Any) -> None:
         return torch.zeros(batch * num_images_per_prompt, 0, width, device=device, dtype=pipe.text_encoder.dtype)
 
     pipe._get_t5_prompt_embeds = no_tokens
+
+
+def without_unknown_words(pipe: Any) -> None:
+    """Make a pocket pipeline's tokenizers leave out words that it was never trained on.
+
+    Otherwise such a word falls into letters, which push the words that it does know out of its short context.
+    """
+    known = "|".join(sorted(WORDS))
+    stranger = Regex(rf"(?<![a-z])(?!(?:{known})(?![a-z]))[a-z]+|[^a-z\s,.]")
+    for name in ("tokenizer", "tokenizer_2"):
+        if tokenizer := getattr(pipe, name, None):
+            backend = tokenizer.backend_tokenizer
+            backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Replace(stranger, "")])
+
+
+def inpaintable(pipe: Any, name: str, channels: int) -> None:
+    """Let diffusers' inpainting take a denoiser without inpainting channels, though its latents have 8.
+
+    It knows such a denoiser only by the latent channels of the published models. The denoiser that says so is a
+    shallow copy: its weights and blocks are the same objects.
+    """
+    network = copy.copy(getattr(pipe, name))
+    network.register_to_config(in_channels=channels)
+    setattr(pipe, name, network)
+
+
+def ignored_words(model: str, prompts: Iterable[str]) -> list[str]:
+    """List the words of the prompts that a pocket model leaves out, each once; empty for any other model.
+
+    >>> ignored_words("pocket-dit", ["a majestic fox above a moon", "a majestic pig"])
+    ['majestic']
+    """
+    if model not in POCKET:
+        return []
+    return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))

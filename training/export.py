@@ -33,8 +33,17 @@ def export(pipe: DiffusionPipeline, folder: Path) -> None:
     pipe.save_pretrained(beside)
     again = type(pipe).from_pretrained(beside, dtype=torch.float16, local_files_only=True, **_absent(pipe))
     again.save_pretrained(beside)
+    for config in beside.rglob("*.json"):
+        _forget_origin(config)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the folder that the weights came through: it is nobody's business and holds on no other machine."""
+    content = json.loads(config.read_text())
+    if isinstance(content, dict) and content.pop("_name_or_path", None):
+        config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _absent(pipe: DiffusionPipeline) -> dict[str, None]:

@@ -172,7 +172,7 @@ class Workshop:
             "name": part.name,
             "kind": type(pipe).__name__,
             "side": self.preset.side,
-            "command": shlex.join(["python", "-m", "training.pocket", *self.options.command]),
+            "command": shlex.join(["python", "-m", "training.pocket", *_without_stages(self.options.command)]),
             "seed": self.options.seed,
             "start": f", begun from `{self.init}`" if self.init else "",
             "seen": state["seen"],
@@ -207,6 +207,15 @@ class Workshop:
             return CLIPTextModelWithProjection.from_pretrained(ASSETS / "text", dtype=torch.float32).state_dict()
         state = torch.load(self.out / "eye.pt", map_location=self.device, weights_only=True)["average"]
         return {name.removeprefix("text."): value for name, value in state.items() if name.startswith("text.")}
+
+
+def _without_stages(command: list[str]) -> list[str]:
+    """The command that makes the weights from the start, whichever of its stages ran just now."""
+    if "--stage" not in command:
+        return command
+    at = command.index("--stage")
+    rest = command[at + 1 :]
+    return command[:at] + rest[next((i for i, word in enumerate(rest) if word not in STAGES), len(rest)) :]
 
 
 def say(line: str) -> None:

@@ -161,6 +161,7 @@ def _row(lane: Any) -> list[str]:
 
 def _notes(comparison: Any) -> list[str]:
     from deadheat.measure import DEFINITIONS
+    from deadheat.measure.report import ignored_text
 
     repeats = comparison.settings["repeats"]
     how = f"Seconds: median (smallest to largest) of {repeats} interleaved round{'s' * (repeats > 1)} after a warm-up."
@@ -168,4 +169,5 @@ def _notes(comparison: Any) -> list[str]:
     versions = comparison.environment["versions"]
     stamp = f"{hardware_text(comparison.environment)}; torch {versions['torch']}, diffusers {versions['diffusers']}."
     measured = [DEFINITIONS[name] for name in comparison.settings["metrics"] if name not in comparison.unavailable]
-    return [how, *few, *measured, *(f"{k}: {why}." for k, why in comparison.unavailable.items()), stamp]
+    ignored = [f"{text}." for text in ignored_text(comparison)]
+    return [how, *few, *ignored, *measured, *(f"{k}: {why}." for k, why in comparison.unavailable.items()), stamp]
