@@ -3,6 +3,7 @@
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .base import Accelerator, Session, attached, check
+from .easy_cache import EasyCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
@@ -21,13 +22,14 @@ class _ByName(dict[str, type[Accelerator]]):
 
 
 ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
-    {cls.name: cls for cls in (ABCache, LeMiCa, FirstBlockCache, GuidanceInterval, FewerSteps)}
+    {cls.name: cls for cls in (ABCache, LeMiCa, EasyCache, FirstBlockCache, GuidanceInterval, FewerSteps)}
 )
 
 __all__ = [
     "ACCELERATORS",
     "ABCache",
     "Accelerator",
+    "EasyCache",
     "FewerSteps",
     "FirstBlockCache",
     "GuidanceInterval",

@@ -1,8 +1,9 @@
-"""What AB-Cache and LeMiCa share: skip calls by a schedule, and predict the denoiser's output from past ones."""
+"""What caches of the denoiser's output share: skip calls by a rule, and predict the output from past ones."""
 
 from abc import abstractmethod
 from collections import defaultdict, deque
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,21 @@ class Node(NamedTuple):
 
 
 Past = deque[Node]
+Memory = dict[str, Tensor]
+
+
+@dataclass
+class Rule:
+    """Decides call by call whether the network runs, here as planned; born with its run, and anew when it forgets."""
+
+    cache: "OutputCache"
+
+    def computes(self, call: Call) -> bool:
+        """Tell whether the network runs for *call*; asked once a call."""
+        return self.cache.computes(call.step, call.steps)
+
+    def learn(self, call: Call, out: Tensor) -> None:
+        """Take note of what the network gave."""
 
 
 class OutputCache(Accelerator):
@@ -41,7 +57,7 @@ class OutputCache(Accelerator):
 
     @abstractmethod
     def computes(self, step: int, steps: int) -> bool:
-        """Tell whether the network runs at *step* (from 0) of a run of so many."""
+        """Tell whether the network runs at *step* (from 0) of a run of so many, whatever the pictures look like."""
 
     def computed(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the network runs in a run of so many steps."""
@@ -54,6 +70,18 @@ class OutputCache(Accelerator):
     def weights_at(self, nodes: list[float], where: float) -> tuple[float, ...]:
         """Return the weights of the outputs at *nodes*, oldest first."""
         return lagrange_weights(nodes, where)
+
+    def rule(self, memory: Memory) -> Rule:
+        """Return what decides in one run; it keeps its tensors in *memory*, where they are counted."""
+        return Rule(self)
+
+    def kept(self, call: Call, out: Tensor) -> Tensor:
+        """Return what is remembered of an output."""
+        return out
+
+    def given(self, call: Call, predicted: Tensor) -> Tensor:
+        """Return the output that a prediction of what is remembered stands for."""
+        return predicted
 
     @abstractmethod
     def reason(self) -> str:
@@ -71,27 +99,33 @@ class OutputCache(Accelerator):
 
     def _start(self, link: Link) -> Around:
         past: dict[str, Past] = defaultdict(lambda: deque(maxlen=self.order))
+        memory: Memory = {}
         link.run.holds(past)
+        link.run.holds(memory)
+        rule = self.rule(memory)
 
         def forget_if(changed: bool) -> None:
+            nonlocal rule
             if changed:
                 past.clear()
-                link.stale = False
+                memory.clear()
+                rule, link.stale = self.rule(memory), False
 
         def around(call: Call, network: Network) -> Tensor:
             forget_if(any(seen and seen[-1].asked != call.shape for seen in past.values()))
             known = all(self.enough(len(past[branch])) for branch in call.branches)
             where = call.sigma if self.axis == "sigma" else float(call.step)
-            if self.computes(call.step, call.steps) or not known:
+            if rule.computes(call) or not known:
                 out = network(call)
                 forget_if(link.stale)  # the first output of its kind: nothing older leads up to it
-                _remember(past, call, where, out)
+                _remember(past, call, where, self.kept(call, out))
+                rule.learn(call, out)
                 return out
-            out = torch.cat([self._predict(past[branch], where) for branch in call.branches])
+            predicted = torch.cat([self._predict(past[branch], where) for branch in call.branches])
             link.note("reused" if self.order == 1 else "extrapolated", self.reason())
             if self.feeds_back:
-                _remember(past, call, where, out)
-            return out
+                _remember(past, call, where, predicted)
+            return self.given(call, predicted)
 
         return around
 

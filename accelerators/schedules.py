@@ -1,6 +1,7 @@
-"""When to compute: rules that decide before the run starts. Steps count from 0."""
+"""When to compute: rules that decide before the run starts, and one that looks at the run. Steps count from 0."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ..pipelines import KnobError
 
@@ -60,3 +61,39 @@ def stretched(mask: tuple[int, ...], of: int, steps: int) -> tuple[int, ...]:
     if of == steps:
         return mask
     return tuple(sorted({round(step * (steps - 1) / max(1, of - 1)) for step in mask}))
+
+
+@dataclass
+class Threshold:
+    """Compute when the change since the last computed step reaches a limit; belongs to one run.
+
+    Attributes:
+        limit: the change that is no longer ignored; 0 computes every step.
+        warmup, last: first and last steps that are computed whatever the change.
+        most: most steps that are skipped in a row.
+        accumulate: whether the changes given are from step to step and have to be added up.
+        total: the change since the last computed step.
+        skipped: steps skipped since then.
+
+    >>> rule = Threshold(0.5, warmup=1)
+    >>> [rule.computes(step, 6, 0.2) for step in range(6)]
+    [True, False, False, True, False, True]
+    """
+
+    limit: float
+    warmup: int = 1
+    last: int = 1
+    most: int = 1000
+    accumulate: bool = True
+    total: float = 0.0
+    skipped: int = 0
+
+    def computes(self, step: int, steps: int, change: float) -> bool:
+        """Tell whether a step is computed; asked once a step, in order. A change that is no number computes."""
+        self.total = change + (self.total if self.accumulate else 0.0)
+        forced = step < self.warmup or step >= steps - self.last or self.skipped >= self.most
+        if forced or not self.total < self.limit:
+            self.total, self.skipped = 0.0, 0
+            return True
+        self.skipped += 1
+        return False

@@ -1,7 +1,7 @@
 """Schedules run the steps they say."""
 
 import pytest
-from deadheat.accelerators.schedules import periodic, read_mask, stretched, write_mask
+from deadheat.accelerators.schedules import Threshold, periodic, read_mask, stretched, write_mask
 from deadheat.pipelines import KnobError
 
 
@@ -29,3 +29,33 @@ def test_stretched_masks_keep_both_ends():
         assert made[-1] == steps - 1
         assert list(made) == sorted(set(made))
     assert stretched((0, 1, 9), 10, 10) == (0, 1, 9)
+
+
+CHANGES = (9.0, 0.1, 0.3, 0.2, 0.1, 0.1, 0.4, 0.7, 0.0, 0.0)
+
+
+def computed(rule: Threshold, changes=CHANGES) -> list[int]:
+    return [step for step, change in enumerate(changes) if rule.computes(step, len(changes), change)]
+
+
+def test_changes_add_up_to_the_limit():
+    assert computed(Threshold(0.5)) == [0, 3, 6, 7, 9]  # 0.1 + 0.3 + 0.2; 0.1 + 0.1 + 0.4; 0.7; the last
+
+
+def test_or_each_stands_alone():
+    assert computed(Threshold(0.35, accumulate=False)) == [0, 6, 7, 9]
+
+
+def test_ends_and_runs_of_skips_are_bounded():
+    assert computed(Threshold(99.0, warmup=3, last=2)) == [0, 1, 2, 8, 9]
+    assert computed(Threshold(99.0, most=2)) == [0, 3, 6, 9]
+
+
+def test_a_limit_of_0_computes_everything_and_so_does_a_change_that_is_no_number():
+    assert computed(Threshold(0.0), [0.0] * 5) == [0, 1, 2, 3, 4]
+    assert computed(Threshold(9.0), [float("nan")] * 5) == [0, 1, 2, 3, 4]
+
+
+def test_a_larger_limit_never_computes_more():
+    counts = [len(computed(Threshold(limit))) for limit in (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)]
+    assert counts == sorted(counts, reverse=True)
