@@ -83,7 +83,7 @@ class AutoencoderPart:
         """The convolutions inside, not those at either end."""
         return p.ndim == 4 and p.shape[-1] == 3 and "conv_in" not in name and "conv_out" not in name
 
-    def loss(self, rng: random.Random, batch: int) -> tuple[Tensor, int]:
+    def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """Differences of pixels and of edges, and a little pull of the latents towards a normal distribution."""
         pictures = self._views(rng, batch)
         posterior = self.net.encode(pictures).latent_dist

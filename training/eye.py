@@ -35,7 +35,7 @@ class EyePart:
         """None: AdamW was measured to do well here."""
         return False
 
-    def loss(self, rng: random.Random, batch: int) -> tuple[Tensor, int]:
+    def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """Detection, naming and contrastive losses of one batch of degraded renders."""
         scenes, captions, layouts = _lot(rng, batch, zoom=True)
         pictures = degrade(self.renderer(layouts, 64), rng)

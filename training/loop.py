@@ -34,8 +34,8 @@ class Part(Protocol):
         """Whether Muon (rather than AdamW) trains this parameter."""
         ...
 
-    def loss(self, rng: random.Random, batch: int) -> tuple[Tensor, int]:
-        """The mean loss of a fresh batch, and how many samples were in it."""
+    def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
+        """The mean loss of a fresh batch, and how many samples were in it; *done* is the part of the budget used."""
         ...
 
     def show(self, net: nn.Module) -> tuple[dict[str, float], Tensor]:
@@ -113,7 +113,7 @@ class _Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.budget.lr * self._schedule()
-        loss, samples = self.part.loss(rng, self.budget.batch)
+        loss, samples = self.part.loss(rng, self.budget.batch, self.seen / self.budget.samples)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimiser in self.optimisers:
