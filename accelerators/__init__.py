@@ -9,6 +9,8 @@ from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
+from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .taylor_seer import TaylorSeer
 
 
 class _ByName(dict[str, type[Accelerator]]):
@@ -22,7 +24,19 @@ class _ByName(dict[str, type[Accelerator]]):
 
 
 ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
-    {cls.name: cls for cls in (ABCache, LeMiCa, EasyCache, FirstBlockCache, GuidanceInterval, FewerSteps)}
+    {
+        cls.name: cls
+        for cls in (
+            ABCache,
+            LeMiCa,
+            EasyCache,
+            TaylorSeer,
+            PyramidAttentionBroadcast,
+            FirstBlockCache,
+            GuidanceInterval,
+            FewerSteps,
+        )
+    }
 )
 
 __all__ = [
@@ -35,7 +49,9 @@ __all__ = [
     "GuidanceInterval",
     "Knob",
     "LeMiCa",
+    "PyramidAttentionBroadcast",
     "Session",
+    "TaylorSeer",
     "attached",
     "check",
     "knobs",

@@ -1,7 +1,7 @@
 """What stands in for a skipped output: weighted sums of past outputs. The weights of one prediction add up to one."""
 
 from collections.abc import Sequence
-from math import comb
+from math import comb, factorial
 
 import torch
 from torch import Tensor
@@ -30,6 +30,39 @@ def lagrange_weights(nodes: Sequence[float], where: float) -> tuple[float, ...]:
                 weight *= (where - other) / (node - other)
         weights.append(weight)
     return tuple(weights)
+
+
+def taylor_weights(nodes: Sequence[float], where: float) -> tuple[float, ...]:
+    """Weights of the values at *nodes*, oldest first, in a Taylor expansion with differences for derivatives.
+
+    What TaylorSeer does: exact for lines, and for nothing of a higher degree, whatever the order.
+
+    >>> taylor_weights([0.0, 1.0], 3.0)
+    (-2.0, 3.0)
+    """
+    # every difference is itself a weighted sum of the values, so the recursion runs on rows of weights
+    differences: list[list[float]] = []
+    for at, node in enumerate(nodes):
+        fresh = [[float(other == at) for other in range(len(nodes))]]
+        for older in differences:
+            gap = node - nodes[at - 1]
+            fresh.append([(new - old) / gap for new, old in zip(fresh[-1], older, strict=True)])
+        differences = fresh
+    k = where - nodes[-1]
+    terms = [[k**order / factorial(order) * w for w in row] for order, row in enumerate(differences)]
+    return tuple(map(sum, zip(*terms, strict=True)))
+
+
+def damped_weights(nodes: Sequence[float], where: float, horizon: float) -> tuple[float, ...]:
+    """Weights that continue the polynomial no further than *horizon* times the last distance, and then hold it.
+
+    >>> damped_weights([0.0, 1.0], 9.0, horizon=2.0)
+    (-2.0, 3.0)
+    """
+    if len(nodes) == 1:
+        return (1.0,)
+    last, reach = nodes[-1], horizon * (nodes[-1] - nodes[-2])
+    return lagrange_weights(nodes, last + min(where - last, reach, key=abs))
 
 
 def combine(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:

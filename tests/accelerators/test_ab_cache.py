@@ -159,7 +159,7 @@ def test_predictions_are_not_remembered():
     cache = ABCache(every=4, warmup=2)
     assert cache.feed_back is False
     driven = Driven(cache)
-    (past,) = driven.link.run._held
+    past, _memory = driven.link.run._held
     for step in range(5):
         driven.ask(step, polynomial(2, "sigma"))
     assert driven.ran == [0, 1, 2]

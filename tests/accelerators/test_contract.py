@@ -21,6 +21,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "ab-cache": {"every": 2, "warmup": 2},
     "lemica": {"mask": "0-1 3 5", "of": 6},
     "easy-cache": {"threshold": 2.0, "warmup": 2, "most": 2},
+    "taylor-seer": {"every": 2, "warmup": 2},
+    "pyramid-attention-broadcast": {"start": 0.0},
     "first-block-cache": {"threshold": 2.0},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
@@ -180,7 +182,14 @@ def test_a_finished_run_holds_no_tensor(name: str, on: str, pipe, tiny: TinyFami
 
     with attached(pipe, busy(name)) as session, session.stage.watch(watch):
         tiny.call(pipe, STEPS)
-        if name in ("ab-cache", "lemica", "easy-cache", "first-block-cache"):
+        if name in (
+            "ab-cache",
+            "lemica",
+            "easy-cache",
+            "taylor-seer",
+            "pyramid-attention-broadcast",
+            "first-block-cache",
+        ):
             assert kept
             assert session.report().cache_bytes > 0
         if name != "first-block-cache":  # diffusers' own hooks keep theirs until they are taken off
