@@ -18,7 +18,7 @@ app: .venv/.installed  ## open the browser app
 	$(python) app.py $(ARGS)
 
 test: .venv/.installed-test  ## run the tests; those of the page use a Chromium of this machine
-	$(python) -m pytest -q $(ARGS)
+	$(python) -m pytest -q -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/.installed-test  ## formatting, lint and types
 	scripts/check
