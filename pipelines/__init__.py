@@ -18,6 +18,7 @@ from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
+from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .twins import twin
@@ -38,6 +39,7 @@ __all__ = [
     "InputError",
     "KnobError",
     "Latents",
+    "Level",
     "Link",
     "LoadError",
     "Model",
@@ -51,9 +53,11 @@ __all__ = [
     "Step",
     "System",
     "UnsupportedError",
+    "Walk",
     "around_low_resolution",
     "around_modules",
     "around_stack",
+    "around_steps",
     "best_device",
     "call_arguments",
     "check_name",
@@ -63,6 +67,7 @@ __all__ = [
     "for_task",
     "ignored_words",
     "known_model",
+    "levels",
     "load",
     "model_name",
     "models",
@@ -75,4 +80,5 @@ __all__ = [
     "staged",
     "tensor_bytes",
     "twin",
+    "unsolved",
 ]
