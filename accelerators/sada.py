@@ -190,8 +190,8 @@ class Trajectory:
         after = self.levels[self.at + 1]
         self.ahead[:] = [forecast(level, after, x, (last, before, old), COEFFICIENTS[self.sada.coefficients])]
         bend = last - 2 * before + old
-        if self.skipped and self.sada.fill == "slope":
-            self.stable = True  # continued straight, it has no bend but that of rounding
+        if self.skipped and self.sada.fill != "state":
+            self.stable = True  # what was continued straight has no bend but that of rounding
         elif self.sada.criterion == "curvature":
             self.stable = bend.mean().item() >= 0
         else:

@@ -134,7 +134,9 @@ def test_the_second_skip_in_a_row_repeats_the_slope():
     run.go(lambda x, sigma: sigma**2 + wild(x, sigma) * 1e-3, torch.zeros(1, 1, 2, 2))
     first = run.skipped[0]
     assert run.skipped[:3] == [first, first + 1, first + 2]
-    assert torch.allclose(run.predictions[first], 2 * run.predictions[first - 1] - run.predictions[first - 2], atol=1e-4)
+    assert torch.allclose(
+        run.predictions[first], 2 * run.predictions[first - 1] - run.predictions[first - 2], atol=1e-4
+    )
     for later in (first + 1, first + 2):
         assert torch.allclose(run.predictions[later], run.predictions[first], atol=1e-4)
 
