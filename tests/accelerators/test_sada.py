@@ -178,7 +178,7 @@ def test_late_steps_follow_the_cadence(every: int):
     sada = SADA(late=0.5, every=every, terms=2, most=4, start=0.2, stop=1.0)
     run = Euler(sada)
     run.go(wild, torch.randn(1, 1, 4, 4))
-    late = [step for step in range(15 + 2 * every, 29)]
+    late = range(15 + 2 * every, 29)
     assert [step in run.skipped for step in late] == [(step - 1) % every != 0 for step in late]
 
 
