@@ -21,6 +21,7 @@ from .run import Action, Report, Run, Step, tensor_bytes
 from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .tokens import RunTokens, around_tokens, on_grid, on_tokens, put
 from .twins import twin
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "PresetError",
     "Report",
     "Run",
+    "RunTokens",
     "SolverStep",
     "Stack",
     "Stage",
@@ -58,6 +60,7 @@ __all__ = [
     "around_modules",
     "around_stack",
     "around_steps",
+    "around_tokens",
     "best_device",
     "call_arguments",
     "check_name",
@@ -72,10 +75,13 @@ __all__ = [
     "model_name",
     "models",
     "nearest",
+    "on_grid",
+    "on_tokens",
     "patched",
     "pictures",
     "preserved",
     "preview",
+    "put",
     "same_model",
     "staged",
     "tensor_bytes",

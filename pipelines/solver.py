@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from weakref import ref
 
 from torch import Tensor
@@ -138,10 +138,20 @@ class Walk(Protocol):
         """Answer the pipeline's ``scheduler.step``."""
 
 
+W = TypeVar("W", bound=Walk)
+
+
 @contextmanager
-def around_steps(stage: Stage, start: Callable[[Link], Walk]) -> Iterator[None]:
-    """Send the calls and the solver of every step through a ``Walk`` that is made anew for each run."""
-    walks: list[ref[Walk]] = []  # weak: the run's chain alone holds the walk, so that it dies with the run
+def around_steps(stage: Stage, start: Callable[[Link], W]) -> Iterator[Callable[[], W | None]]:
+    """Send the calls and the solver of every step through a ``Walk`` that is made anew for each run.
+
+    Yields:
+        A function that returns the walk of the run that is under way, if one is.
+    """
+    walks: list[ref[W]] = []  # weak: the run's chain alone holds the walk, so that it dies with the run
+
+    def present() -> W | None:
+        return walks[0]() if walks else None
 
     def begin(link: Link) -> Around:
         walk = start(link)
@@ -149,8 +159,7 @@ def around_steps(stage: Stage, start: Callable[[Link], Walk]) -> Iterator[None]:
         return walk.call
 
     def around(now: SolverStep, solve: Callable[[SolverStep], Any]) -> Any:
-        walk = walks[0]() if walks else None
-        return solve(now) if walk is None else walk.step(now, solve)
+        return solve(now) if (walk := present()) is None else walk.step(now, solve)
 
     with stage.around_denoiser(begin), stage.around_solver(around):
-        yield
+        yield present

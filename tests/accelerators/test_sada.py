@@ -5,8 +5,22 @@ from collections import deque
 import pytest
 import torch
 from deadheat.accelerators import SADA, GuidanceInterval, attached
-from deadheat.accelerators.sada import COEFFICIENTS, Node, Trajectory, _continued, forecast
-from deadheat.pipelines import Call, KnobError, Level, Link, Run, SolverStep
+from deadheat.accelerators.pruning import Pruning, chosen
+from deadheat.accelerators.trajectory import COEFFICIENTS, Node, Trajectory, _continued, forecast
+from deadheat.pipelines import (
+    Call,
+    KnobError,
+    Latents,
+    Level,
+    Link,
+    Run,
+    SolverStep,
+    Step,
+    UnsupportedError,
+    around_tokens,
+    on_grid,
+    staged,
+)
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -15,7 +29,7 @@ from diffusers import (
     HeunDiscreteScheduler,
 )
 
-from ..families import FAMILIES, executed
+from ..families import FAMILIES, executed, leftovers
 
 GRID = [1.0 - 0.1 * step for step in range(10)]
 
@@ -76,7 +90,7 @@ class Euler:
         self.run, self.steps = Run(), steps
         self.run.sigmas = [1 - step / steps for step in range(steps)]
         self.run.total = steps
-        self.walk = Trajectory(sada, Link("sada", self.run), FlowMatchEulerDiscreteScheduler())
+        self.walk = Trajectory(sada, Link("sada", self.run), FlowMatchEulerDiscreteScheduler(), Latents())
         self.skipped: list[int] = []
         self.predictions: list[torch.Tensor] = []
         self.stable: list[bool] = []
@@ -203,6 +217,104 @@ def test_an_empty_window_is_bit_identical(empty: dict):
     with attached(pipe, SADA(**empty)) as session:
         assert torch.equal(plain, tiny.call(pipe, 8))
     assert "may skip none of 8 steps" in str(session.report())
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+
+def test_tokens_are_chosen_by_score_and_in_turn():
+    scores = -torch.ones(2, 18)
+    scores[0, [4, 7]] = torch.tensor([1.0, 5.0])
+    kept = chosen(scores, most=1.0, step=2)
+    assert kept[0].tolist() == [2, 4, 7, 11]  # the unstable ones, and two whose turn it is
+    assert kept.shape == (2, 4)
+    assert set(kept[1].tolist()) >= {2, 11}
+    assert chosen(scores, most=3 / 18, step=2)[0].tolist() == [2, 7, 11]
+    seen = [index for step in range(9) for index in chosen(-torch.ones(1, 18), 1.0, step)[0].tolist()]
+    assert sorted(seen) == list(range(18))
+    assert chosen(torch.ones(1, 18), most=1.0, step=0).tolist() == [list(range(18))]
+
+
+def test_pruned_tokens_keep_their_last_output():
+    pruning = Pruning(Link("sada", Run(steps=[Step(0, 1.0)])), most=0.5, longest=2)
+    call = Call({"x": torch.zeros(2, 1, 4, 4)}, "x", 0, 9, 1.0, ("uncond", "cond"), 2, pruning.link.run)
+    ran: list[int] = []
+
+    def module(step: int, asks: bool) -> torch.Tensor:
+        pruning.begin(step, allowed=asks)
+        pruning.scores = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+        hidden = torch.zeros(2, 16, 3)
+        out = pruning.around(
+            "ff", call, hidden, lambda kept: torch.full((2, 16 if kept is None else kept.shape[1], 3), float(step))
+        )
+        ran.append(int((out[0, :, 0] == step).sum()))
+        assert torch.equal(out[0], out[1])
+        return out[0, :, 0]
+
+    module(0, False)
+    out = module(1, True)
+    assert out[8:].tolist() == [0.0] + [1.0] * 7  # the eight most unstable, but the turn of tokens 1 and 10 is first
+    assert out[1] == 1.0
+    module(2, True)
+    module(3, True)  # two in a row were enough
+    module(4, True)
+    assert ran == [16, 8, 8, 16, 8]
+
+
+@pytest.mark.parametrize("on", [name for name in FAMILIES if name not in ("lumina2", "auraflow")])
+def test_all_tokens_are_the_whole_module_and_some_are_a_part_of_it(on: str):
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    plain, before, seen = tiny.call(pipe, 2), leftovers(pipe), set()
+
+    def around(name, call, hidden, run):
+        tokens = hidden.shape[1]
+        everything = torch.arange(tokens).expand(len(hidden), -1)
+        whole, part = run(everything), run(everything[:, ::2])
+        assert torch.allclose(part, whole[:, ::2], atol=1e-5)
+        seen.add(name.rpartition(".")[2])
+        return whole
+
+    with staged(pipe) as stage, around_tokens(stage, around):
+        assert torch.equal(plain, tiny.call(pipe, 2))
+    assert leftovers(pipe) == before
+    assert seen == {"sd15": {"ff", "attn1", "attn2"}, "wan": {"ffn"}}.get(on, seen)
+    assert ("attn1" in seen) is (on in ("sd15", "sdxl", "pixart"))
+
+
+@pytest.mark.parametrize("on", ["sd15", "pixart", "sd3", "flux"])
+def test_unstable_steps_run_a_part_of_the_tokens(on: str, monkeypatch):
+    tiny = FAMILIES[on]
+    kind = {"sd15": DDIMScheduler, "pixart": DPMSolverMultistepScheduler}.get(on)
+    pipe = tiny.build(scheduler=kind() if kind else None)
+    judge = Trajectory._judge
+
+    def unstable(self, level, x, x_next):
+        judge(self, level, x, x_next)
+        self.stable = False
+        if len(self.slopes) == 3:
+            self.pruning.scores = on_grid(self.layout, x_next)
+
+    monkeypatch.setattr(Trajectory, "_judge", unstable)
+    before, plain = leftovers(pipe), tiny.call(pipe, 8)
+    with attached(pipe, SADA(tokens=0.5, start=0.0, stop=1.0, most=2)) as session:
+        outs = [tiny.call(pipe, 8) for _ in range(2)]
+    report = session.report()
+    assert report.calls == report.asked
+    assert [step.action == "partial" for step in report.steps] == [False] * 3 + [True, True, False, True, False]
+    assert torch.equal(*outs)
+    assert not torch.equal(plain, outs[0])
+    assert torch.isfinite(outs[0]).all()
+    assert leftovers(pipe) == before
+    assert torch.equal(plain, tiny.call(pipe, 8))
+
+
+def test_tokens_need_modules_that_work_token_by_token():
+    with (
+        pytest.raises(UnsupportedError, match="token by token"),
+        attached(FAMILIES["lumina2"].build(), SADA(tokens=0.5)),
+    ):
+        pass
 
 
 # -------------------------------------------------------------------------------------------------------- pipelines
