@@ -31,7 +31,16 @@ class SADA(Accelerator):
     computed steps (``"line"``). Late in the run every ``every``-th step is computed, stable or not, and x0 is
     continued as a polynomial through the last ``terms`` of them (the paper's multistep approximation).
 
+    At an unstable step ``tokens`` below 1 runs the modules that work token by token only where the product above is
+    positive (and everywhere in turn); the other tokens keep their last outputs. Such a step counts as a whole call.
+
     One decision holds for all pictures of a batch. ``most=0`` and ``start=stop`` compute everything.
+
+    On pocket-dit (28 Euler steps) the criterion called every computed step in the window stable, with either set of
+    coefficients. The line was 4 dB above the paper's fill in the mean, and no worse on the worst prompt; the multistep
+    rule and ``tokens`` cost quality and saved nothing, so they are off. What is left there is AB-Cache's line inside
+    a window. The official code's preset is ``fill="state", coefficients="code", start=0.2, most=4, late=0.48,
+    every=4, terms=4``; for flow matching ``criterion="curvature", fill="slope"``.
 
     >>> SADA(start=0.2, stop=0.9).window(20)
     range(4, 18)
@@ -47,7 +56,7 @@ class SADA(Accelerator):
     coefficients: str = knob("paper", "weights of the three slopes", choices=("paper", "code"))
     fill: str = knob("line", "what a skipped step gets", choices=("line", "state", "slope"))
     most: int = knob(2, "most steps skipped in a row", low=0, high=20, unit="steps")
-    start: float = knob(0.2, "part of the run before which nothing is skipped", low=0.0, high=1.0, unit="of the run")
+    start: float = knob(0.3, "part of the run before which nothing is skipped", low=0.0, high=1.0, unit="of the run")
     stop: float = knob(0.94, "part of the run after which nothing is skipped", low=0.0, high=1.0, unit="of the run")
     late: float = knob(1.0, "part of the run after which multistep rules", low=0.0, high=1.0, unit="of the run")
     every: int = knob(2, "multistep: compute once in this many steps", low=1, high=10, unit="steps")
