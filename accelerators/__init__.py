@@ -10,6 +10,7 @@ from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .sada import SADA
 from .taylor_seer import TaylorSeer
 
 
@@ -30,6 +31,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             ABCache,
             LeMiCa,
             EasyCache,
+            SADA,
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
@@ -41,6 +43,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
 
 __all__ = [
     "ACCELERATORS",
+    "SADA",
     "ABCache",
     "Accelerator",
     "EasyCache",

@@ -18,8 +18,10 @@ from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
+from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .tokens import RunTokens, around_tokens, on_grid, on_tokens, put
 from .twins import twin
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "InputError",
     "KnobError",
     "Latents",
+    "Level",
     "Link",
     "LoadError",
     "Model",
@@ -45,15 +48,19 @@ __all__ = [
     "PresetError",
     "Report",
     "Run",
+    "RunTokens",
     "SolverStep",
     "Stack",
     "Stage",
     "Step",
     "System",
     "UnsupportedError",
+    "Walk",
     "around_low_resolution",
     "around_modules",
     "around_stack",
+    "around_steps",
+    "around_tokens",
     "best_device",
     "call_arguments",
     "check_name",
@@ -63,16 +70,21 @@ __all__ = [
     "for_task",
     "ignored_words",
     "known_model",
+    "levels",
     "load",
     "model_name",
     "models",
     "nearest",
+    "on_grid",
+    "on_tokens",
     "patched",
     "pictures",
     "preserved",
     "preview",
+    "put",
     "same_model",
     "staged",
     "tensor_bytes",
     "twin",
+    "unsolved",
 ]

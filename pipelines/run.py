@@ -43,12 +43,14 @@ class Run:
         steps: the steps taken so far.
         cache_bytes: most bytes that accelerators held at once.
         total: number of steps that the scheduler planned; 0 before the first call.
+        sigmas: noise level before each planned step, in the scheduler's own units; empty before the first call.
         acted: names of the accelerators that saved something.
     """
 
     steps: list[Step] = field(default_factory=list)
     cache_bytes: int = 0
     total: int = 0
+    sigmas: list[float] = field(default_factory=list)
     acted: set[str] = field(default_factory=set)
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)

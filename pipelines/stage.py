@@ -153,7 +153,6 @@ class Stage:
     _watchers: list[Watcher] = field(default_factory=list)
     _arounds: list[Around] = field(default_factory=list)
     _open: bool = False
-    _sigmas: list[float] = field(default_factory=list)
     _asked_in_step: int = 0
     _cfg: bool | None = None
     _told: int | None = None
@@ -261,11 +260,11 @@ class Stage:
     def _call(self, kwargs: dict[str, Any], first: str) -> Call:
         run = self.runs[-1]
         if not run.total:
-            self._sigmas = _sigmas(self.pipe)
-            run.total = len(self._sigmas)
+            run.sigmas = _sigmas(self.pipe)
+            run.total = len(run.sigmas)
         if self._asked_in_step == 0:
             at = min(len(run.steps), run.total - 1)
-            run.steps.append(Step(len(run.steps), self._sigmas[at]))
+            run.steps.append(Step(len(run.steps), run.sigmas[at]))
         step, latents = run.steps[-1], kwargs[first]
         step.asked += len(latents)
         branches = self._branches(latents)

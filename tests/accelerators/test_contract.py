@@ -20,6 +20,7 @@ STEPS = 6
 BUSY = {  # knobs with which the accelerator saves something in six steps of noise
     "ab-cache": {"every": 2, "warmup": 2},
     "lemica": {"mask": "0-1 3 5", "of": 6},
+    "sada": {"late": 0.0, "start": 0.0, "stop": 1.0},
     "easy-cache": {"threshold": 2.0, "warmup": 2, "most": 2},
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
@@ -37,6 +38,10 @@ HOOKED = {  # diffusers' own hooks keep what they hold until they are taken off
 UNSUPPORTED = {  # everything else must work
     "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
+    "sada": {"wan"},  # UniPC
+}
+KNOWS_ITS_SCHEDULERS = {  # and refuses all others
+    "sada",
 }
 
 
@@ -245,6 +250,10 @@ def test_schedulers_that_repeat_timesteps(name: str, on: str, scheduler: type, s
     if on in UNSUPPORTED.get(name, ()):
         return
     pipe = tiny.build(scheduler=scheduler())
+    if name in KNOWS_ITS_SCHEDULERS:
+        with pytest.raises(UnsupportedError, match=type(pipe.scheduler).__name__), attached(pipe, busy(name)):
+            pass
+        return
     with executed(tiny, pipe) as seen:
         plain = tiny.call(pipe, 8)
     before = leftovers(pipe)
