@@ -44,12 +44,14 @@ class Run:
         cache_bytes: most bytes that accelerators held at once.
         total: number of steps that the scheduler planned; 0 before the first call.
         acted: names of the accelerators that saved something.
+        idle: why an accelerator had nothing to save, by name, where it knows better than before the run.
     """
 
     steps: list[Step] = field(default_factory=list)
     cache_bytes: int = 0
     total: int = 0
     acted: set[str] = field(default_factory=set)
+    idle: dict[str, str] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)
 
