@@ -32,8 +32,8 @@ class AdaptiveGuidance(LessGuidance):
 
     ``rebuild="none"`` takes c alone, as if the guidance scale were 1. ``threshold=1`` never ends guidance.
 
-    >>> AdaptiveGuidance(threshold=0.99, rebuild="none")
-    AdaptiveGuidance(threshold=0.99, of='clean', rebuild='none')
+    >>> str(AdaptiveGuidance(threshold=0.99, rebuild="linear"))
+    'adaptive-guidance:threshold=0.99,rebuild=linear'
     """
 
     name: ClassVar[str] = "adaptive-guidance"
@@ -43,7 +43,7 @@ class AdaptiveGuidance(LessGuidance):
 
     threshold: float = knob(0.996, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
     of: str = knob("clean", "whose likeness: of clean pictures or of predictions", choices=("clean", "prediction"))
-    rebuild: str = knob("linear", "what stands in for the unconditional branch", choices=("linear", "none"))
+    rebuild: str = knob("none", "what stands in for the unconditional branch", choices=("none", "linear"))
 
     @property
     def continues(self) -> bool:

@@ -1,4 +1,4 @@
-"""Guidance ends where the least alike of the branches agree, and the line that replaces one is exact where it holds."""
+"""Guidance ends where the least alike of the branches agree; the line in place of one is exact where it holds."""
 
 from types import SimpleNamespace
 
@@ -67,7 +67,7 @@ def test_the_line_is_exact_where_it_holds():
     torch.manual_seed(0)
     a = torch.tensor([0.9, 0.5]).view(2, 1, 1, 1)
     b = torch.tensor([-0.2, 0.1]).view(2, 1, 1, 1)
-    made = guide(AdaptiveGuidance(threshold=0.0))
+    made = guide(AdaptiveGuidance(threshold=0.0, rebuild="linear"))
     apart, cond = 0.01 * torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     for step in range(8):
         before, cond = cond, cond + 0.1 * torch.randn(2, 4, 8, 8)
@@ -83,7 +83,7 @@ def test_the_line_is_exact_where_it_holds():
 
 def test_branches_that_never_differ_are_rebuilt_as_they_are():
     """The negative prompt is the prompt: no coefficient can be told, and none is needed."""
-    made = guide(AdaptiveGuidance(threshold=0.99))
+    made = guide(AdaptiveGuidance(threshold=0.99, rebuild="linear"))
     cond = torch.randn(2, 4, 8, 8)
     for step in range(2):
         made.learn(call(step, cond), cond, cond)

@@ -64,7 +64,7 @@ def test_without_guidance_it_says_so(on: str):
 
 @pytest.mark.parametrize("on", ["sd3", "wan"])
 def test_a_cache_outside_forgets_when_guidance_ends(on: str):
-    """It computes 0 1 2 4 6 8 9; guidance is gone at 6, and so 7, which it would continue from 4 and 6, is computed."""
+    """Alone it computes 0 1 2 4 6 8 9; guidance is gone at 6, and 7, to be continued from 4 and 6, is computed."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
     with attached(pipe, ABCache(every=2, warmup=2), GuidanceCutoff(after=0.5)) as session:

@@ -1,4 +1,4 @@
-"""Behind the gate cross attention is the mean of both branches at the last open step, and nobody asks for the other."""
+"""Behind the gate cross attention is the mean of both branches at the last open step, and one branch runs."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_without_guidance_cross_attention_is_frozen_all_the_same(on: str):
 
 @pytest.mark.parametrize("on", ["pixart", "wan"])
 def test_a_cache_outside_may_take_the_last_open_step(on: str):
-    """Steps 0 1 2 4 6 7 run; the gate closes behind 4 of 8 steps, and cross attention is kept at 4, the first behind."""
+    """The gate closes behind 4 of 8 steps; step 3 is skipped, so cross attention is kept at 4, the first behind."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
     runs: list[int] = []

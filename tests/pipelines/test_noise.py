@@ -1,4 +1,4 @@
-"""Noise levels mean the same whatever the scheduler counts in, and predictions give back the picture they stand for."""
+"""Noise levels mean the same whatever a scheduler counts in; predictions give back the picture they stand for."""
 
 import pytest
 import torch
