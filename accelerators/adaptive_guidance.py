@@ -30,10 +30,13 @@ class AdaptiveGuidance(LessGuidance):
 
         u = c + a d' + b (c - c').
 
-    ``rebuild="none"`` takes c alone, as if the guidance scale were 1. ``threshold=1`` never ends guidance.
+    ``rebuild="none"`` takes c alone, as the paper's Adaptive Guidance and as if the guidance scale were 1.
+    ``threshold=1`` never ends guidance. The paper's threshold for predictions is 0.991. On pocket-dit the defaults
+    took 44 of 56 calls with prompt adherence as before (over 32 pictures, within 0.5 points), at 31 dB; c alone got
+    28 dB, and 22 plain steps 46 dB: guidance still moves details that no detector asks for.
 
-    >>> str(AdaptiveGuidance(threshold=0.99, rebuild="linear"))
-    'adaptive-guidance:threshold=0.99,rebuild=linear'
+    >>> str(AdaptiveGuidance(threshold=0.99, rebuild="none"))
+    'adaptive-guidance:threshold=0.99,rebuild=none'
     """
 
     name: ClassVar[str] = "adaptive-guidance"
@@ -43,7 +46,7 @@ class AdaptiveGuidance(LessGuidance):
 
     threshold: float = knob(0.996, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
     of: str = knob("clean", "whose likeness: of clean pictures or of predictions", choices=("clean", "prediction"))
-    rebuild: str = knob("none", "what stands in for the unconditional branch", choices=("none", "linear"))
+    rebuild: str = knob("linear", "what stands in for the unconditional branch", choices=("linear", "none"))
 
     @property
     def continues(self) -> bool:

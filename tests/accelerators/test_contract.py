@@ -27,7 +27,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "guidance-cutoff": {"after": 0.5},
-    "adaptive-guidance": {"threshold": 0.0, "rebuild": "linear"},
+    "adaptive-guidance": {"threshold": 0.0},
     "guidance-cache": {"every": 3, "start": 0.0},
     "t-gate": {"gate": 0.5},
 }

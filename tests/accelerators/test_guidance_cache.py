@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from deadheat.accelerators import GuidanceCache, attached
+from deadheat.accelerators import ABCache, GuidanceCache, attached
 from deadheat.accelerators.guidance_cache import slow_part
 from deadheat.pipelines import FAMILIES as DESCRIBED
 from deadheat.pipelines import PAIR, Call, Link, Run, Stage
@@ -105,4 +105,21 @@ def test_without_guidance_it_says_so():
     assert "met no guidance to leave out" in session.report().warnings[0]
     with attached(pipe, GuidanceCache(start=1.0)) as session:
         tiny.call(pipe, 10)
-    assert "found no step of 10 to skip" in session.report().warnings[0]
+    assert "found too few of 10 steps in a row" in session.report().warnings[0]
+
+
+@pytest.mark.parametrize("on", ["sd3", "wan"])
+def test_behind_a_cache_that_skips_steps_it_skips_only_what_lies_near(on: str):
+    """That cache computes 0 1 2 5 8 9, and 9 is the only one close enough to the step before."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    with attached(pipe, ABCache(every=3, warmup=2), GuidanceCache(every=2, start=0.3)) as session:
+        tiny.call(pipe, 10)
+    assert {step.index: step.calls for step in session.report().steps if step.calls} == {
+        0: 2,
+        1: 2,
+        2: 2,
+        5: 2,
+        8: 2,
+        9: 1,
+    }
