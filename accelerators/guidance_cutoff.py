@@ -12,8 +12,9 @@ class GuidanceCutoff(Planned):
     """Guide the first part of the run, and take the conditional prediction alone from there on.
 
     Of N steps the first ceil(N ``after``) cost two calls, the others one. This is what diffusers' callbacks for Stable
-    Diffusion do to the prompt embeddings, where two pictures of one prompt crash; here it works in every described family,
-    and counts from the step that is about to be made, not from the one that is done. ``after=1`` guides every step.
+    Diffusion do to the prompt embeddings, where two pictures of one prompt crash; here it works in every described
+    family, and counts from the step that is about to be made, not from the one that is done. ``after=1`` guides every
+    step.
 
     On pocket-dit the default took 45 of 56 calls, at 29 dB; 22 plain steps, 44 calls, got 46 dB. It changes details.
 
