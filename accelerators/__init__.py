@@ -2,15 +2,19 @@
 
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
+from .adaptive_guidance import AdaptiveGuidance
 from .base import Accelerator, Session, attached, check
 from .easy_cache import EasyCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
+from .guidance_cache import GuidanceCache
+from .guidance_cutoff import GuidanceCutoff
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .sada import SADA
+from .t_gate import TGate
 from .taylor_seer import TaylorSeer
 
 
@@ -36,6 +40,10 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             PyramidAttentionBroadcast,
             FirstBlockCache,
             GuidanceInterval,
+            GuidanceCutoff,
+            AdaptiveGuidance,
+            GuidanceCache,
+            TGate,
             FewerSteps,
         )
     }
@@ -46,14 +54,18 @@ __all__ = [
     "SADA",
     "ABCache",
     "Accelerator",
+    "AdaptiveGuidance",
     "EasyCache",
     "FewerSteps",
     "FirstBlockCache",
+    "GuidanceCache",
+    "GuidanceCutoff",
     "GuidanceInterval",
     "Knob",
     "LeMiCa",
     "PyramidAttentionBroadcast",
     "Session",
+    "TGate",
     "TaylorSeer",
     "attached",
     "check",

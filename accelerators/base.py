@@ -93,7 +93,7 @@ class Session:
     def _warnings(self, run: Run) -> list[str]:
         steps = len(run.steps)
         idle = [a for a in self.accelerators if a.name not in run.acted]
-        reasons = [a.idle_because(steps) for a in idle]
+        reasons = [run.idle.get(a.name) or a.idle_because(steps) for a in idle]
         if idle and len(idle) == len(self.accelerators):
             said = [f"nothing was skipped: {'; '.join(reasons)}"]
         else:

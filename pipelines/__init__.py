@@ -13,13 +13,15 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
+from .frames import on_frames
 from .load import check_name, describe, for_task, load, model_name, same_model
+from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .solver import Level, Walk, around_steps, levels, unsolved
-from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
+from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .tokens import RunTokens, around_tokens, on_grid, on_tokens, put
 from .twins import twin
@@ -28,6 +30,8 @@ __all__ = [
     "ASSETS",
     "CHOICES",
     "FAMILIES",
+    "MOST_NOISE",
+    "PAIR",
     "POCKET",
     "Action",
     "Around",
@@ -64,9 +68,11 @@ __all__ = [
     "best_device",
     "call_arguments",
     "check_name",
+    "clean",
     "denoisers",
     "describe",
     "family",
+    "flows",
     "for_task",
     "ignored_words",
     "known_model",
@@ -75,6 +81,8 @@ __all__ = [
     "model_name",
     "models",
     "nearest",
+    "noise_to_signal",
+    "on_frames",
     "on_grid",
     "on_tokens",
     "patched",

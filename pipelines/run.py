@@ -45,6 +45,7 @@ class Run:
         total: number of steps that the scheduler planned; 0 before the first call.
         sigmas: noise level before each planned step, in the scheduler's own units; empty before the first call.
         acted: names of the accelerators that saved something.
+        idle: why an accelerator had nothing to save, by name, where it knows better than before the run.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Run:
     total: int = 0
     sigmas: list[float] = field(default_factory=list)
     acted: set[str] = field(default_factory=set)
+    idle: dict[str, str] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)
 

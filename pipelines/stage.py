@@ -106,6 +106,10 @@ class Link:
         self.run.acted.add(self.owner)
         self.run.note(action, reason)
 
+    def idle(self, reason: str) -> None:
+        """Say why there was nothing to save, should it stay so until the end; empty for the usual reason."""
+        self.run.idle[self.owner] = reason
+
     def disturb(self) -> None:
         """Tell the accelerators further out that the output of this one has just changed its nature."""
         for link in self.outer:

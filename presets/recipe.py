@@ -107,13 +107,12 @@ class Recipe:
     def to_toml(self) -> str:
         """Write the recipe as TOML, every knob with its value.
 
-        >>> print(Recipe.parse("guidance-interval").to_toml())
-        title = "guidance-interval"
+        >>> print(Recipe.parse("guidance-cutoff").to_toml())
+        title = "guidance-cutoff"
         <BLANKLINE>
         [[accelerators]]
-        name = "guidance-interval"
-        start = 0.0
-        stop = 0.8
+        name = "guidance-cutoff"
+        after = 0.6
         <BLANKLINE>
         """
         lines = [f"title = {_toml(self.title or str(self))}"]

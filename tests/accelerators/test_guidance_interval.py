@@ -62,3 +62,25 @@ def test_without_guidance_it_is_idle(on: str):
 def test_backwards_is_refused():
     with pytest.raises(KnobError, match="after stop"):
         GuidanceInterval(start=0.9, stop=0.2)
+
+
+def test_backwards_in_sigma_is_refused():
+    with pytest.raises(KnobError, match="above highest"):
+        GuidanceInterval(lowest=5.0, highest=0.3)
+
+
+@pytest.mark.parametrize("on", ["sd15", "pixart", "sd3", "wan"])
+def test_the_interval_in_sigma(on: str):
+    """As EDM counts it: the noise of a flow, which goes from 1 to 0, is taken as a ratio."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    method = GuidanceInterval(stop=1.0, lowest=0.28, highest=5.42)
+    with executed(tiny, pipe) as seen, attached(pipe, method) as session:
+        tiny.call(pipe, 12)
+    steps = session.report().steps
+    levels = [step.sigma / (1 - min(step.sigma, 0.9999)) if on in ("sd3", "wan") else step.sigma for step in steps]
+    inside = [0.28 < level <= 5.42 for level in levels]
+    assert True in inside
+    assert inside[0] is False
+    assert [step.calls == 2 for step in steps] == inside
+    assert seen.samples == 12 + sum(inside)
