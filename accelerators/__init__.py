@@ -11,6 +11,8 @@ from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .taylor_seer import TaylorSeer
+from .token_carving import TokenCarving
+from .token_merging import TokenMerging
 
 
 class _ByName(dict[str, type[Accelerator]]):
@@ -33,6 +35,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
+            TokenCarving,
+            TokenMerging,
             GuidanceInterval,
             FewerSteps,
         )
@@ -52,6 +56,8 @@ __all__ = [
     "PyramidAttentionBroadcast",
     "Session",
     "TaylorSeer",
+    "TokenCarving",
+    "TokenMerging",
     "attached",
     "check",
     "knobs",

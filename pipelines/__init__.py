@@ -1,5 +1,15 @@
 """How a diffusers pipeline is put together, how to load one, and how to stand between its parts for a while."""
 
+from .attention import (
+    Grid,
+    ImageTokens,
+    SelfAttention,
+    area,
+    around_attention,
+    around_image_tokens,
+    token_grids,
+    unseen_attention,
+)
 from .calling import call_arguments, pictures, preview
 from .errors import (
     Cancelled,
@@ -34,6 +44,8 @@ __all__ = [
     "Cancelled",
     "DeadheatError",
     "Family",
+    "Grid",
+    "ImageTokens",
     "IncompatibleError",
     "InputError",
     "KnobError",
@@ -45,12 +57,16 @@ __all__ = [
     "PresetError",
     "Report",
     "Run",
+    "SelfAttention",
     "SolverStep",
     "Stack",
     "Stage",
     "Step",
     "System",
     "UnsupportedError",
+    "area",
+    "around_attention",
+    "around_image_tokens",
     "around_low_resolution",
     "around_modules",
     "around_stack",
@@ -74,5 +90,7 @@ __all__ = [
     "same_model",
     "staged",
     "tensor_bytes",
+    "token_grids",
     "twin",
+    "unseen_attention",
 ]

@@ -24,6 +24,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
     "first-block-cache": {"threshold": 2.0},
+    "token-carving": {"keep": 0.0, "mass": 0.0, "block": 1, "neighbours": False, "warmup": 0.0},
+    "token-merging": {},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
 }
@@ -37,6 +39,8 @@ HOOKED = {  # diffusers' own hooks keep what they hold until they are taken off
 UNSUPPORTED = {  # everything else must work
     "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
+    "token-carving": {"auraflow"},
+    "token-merging": {"flux", "lumina2", "wan", "ltx", "auraflow"},
 }
 
 

@@ -1,0 +1,260 @@
+"""Places to stand in attention: between queries, keys and values, and around the image tokens that go in.
+
+Written once for all families. Nothing of PyTorch or diffusers is replaced: while an attention module of this pipeline
+runs, a function mode listens in its thread for the one function that every processor ends in.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from .families import Family, denoisers, family
+from .places import Inner, around_modules
+from .stage import Call, Link, Stage
+
+Grid = tuple[int, int, int]
+SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """Attention over one sequence that holds all image tokens: softmax(query key^T scale) value.
+
+    Attributes:
+        query, key, value: (batch, heads, tokens, channels), after norms and position embedding.
+        scale: factor of the logits.
+        grid: frames, rows and columns of the image tokens, which stand in this order in the sequence.
+        first: where the image tokens begin; what is not image is text.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    grid: Grid
+    first: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of image tokens."""
+        return area(self.grid)
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The image tokens that a self-attention module is given.
+
+    Attributes:
+        hidden: (batch, tokens, channels).
+        grid: their frames, rows and columns.
+        level: which of the resolutions that have attention, 0 for the finest.
+    """
+
+    hidden: Tensor
+    grid: Grid
+    level: int
+
+
+AroundAttention = Callable[[Call, SelfAttention, Callable[[], Tensor]], Tensor]
+AroundTokens = Callable[[Call, ImageTokens, Callable[[Tensor], Any]], Any]
+
+
+def area(grid: Grid) -> int:
+    """Return the number of tokens of a grid."""
+    return grid[0] * grid[1] * grid[2]
+
+
+def unseen_attention(pipe: Any) -> str | None:
+    """Return a sentence that says why nobody can stand in this pipeline's attention, or None."""
+    described = family(pipe)
+    if not described.known:
+        return "its attention is not described in pipelines/families.py"
+    for network in denoisers(pipe).values():
+        for module in network.modules():
+            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+                return "its network is compiled, and nothing can stand inside compiled blocks: load it uncompiled"
+            backend = _backend(module)
+            if backend != "native":
+                return f"its attention runs in {backend}, out of sight: load it with attention=default"
+    return None
+
+
+def _backend(module: nn.Module) -> str:
+    processor = getattr(module, "processor", None)
+    if not hasattr(processor, "_attention_backend"):
+        return "native"
+    name = processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
+    return str(getattr(name, "value", name))
+
+
+def around_attention(stage: Stage, start: Callable[[Link], AroundAttention]) -> AbstractContextManager[None]:
+    """Send every self-attention over image tokens through an ``AroundAttention``, made anew for each run.
+
+    It receives the call, what attention is to be computed of, and a function that computes it as it would have been. Attention
+    that is masked, causal or grouped never comes by.
+
+    Raises:
+        UnsupportedError: the denoiser has no attention module.
+    """
+
+    def begin(link: Link) -> Any:
+        around, grids = start(link), _Grids(stage)
+
+        def module(name: str, call: Call, run: Inner) -> Any:
+            if _crosses(stage.family, _given(run).arguments):
+                return run()
+
+            def answer(plain: Callable[[], Tensor], given: Mapping[str, Any]) -> Tensor:
+                asked = _self_attention(stage.family, grids.of(call), given)
+                return plain() if asked is None else around(call, asked, plain)
+
+            with _Listening(answer):
+                return run()
+
+        return module
+
+    return around_modules(stage, _attention_of(stage.family), begin)
+
+
+def around_image_tokens(stage: Stage, start: Callable[[Link], AroundTokens]) -> AbstractContextManager[None]:
+    """Send the image tokens that enter each self-attention through an ``AroundTokens``, made anew for each run.
+
+    It receives the call, the tokens, and a function that runs the module on others in their place, and gives the module's
+    output: image tokens, or a tuple of image and text tokens.
+
+    Raises:
+        UnsupportedError: the denoiser has no attention module.
+    """
+
+    def begin(link: Link) -> Any:
+        around, grids = start(link), _Grids(stage)
+
+        def module(name: str, call: Call, run: Inner) -> Any:
+            bound = _given(run)
+            hidden = bound.arguments["hidden_states"]
+            levels = {area(grid): (level, grid) for level, grid in enumerate(grids.of(call))}
+            masked = bound.arguments.get("attention_mask") is not None
+            if masked or hidden.ndim != 3 or hidden.shape[1] not in levels or _crosses(stage.family, bound.arguments):
+                return run()
+
+            def run_on(others: Tensor) -> Any:
+                bound.arguments["hidden_states"] = others
+                return run.func(*bound.args, **bound.kwargs)
+
+            level, grid = levels[hidden.shape[1]]
+            return around(call, ImageTokens(hidden, grid, level), run_on)
+
+        return module
+
+    return around_modules(stage, _attention_of(stage.family), begin)
+
+
+def token_grids(stage: Stage, call: Call) -> list[Grid]:
+    """Return frames, rows and columns of the image tokens of *call*; of a UNet, of each resolution that has attention.
+
+    The finest comes first. Empty where the call does not tell.
+    """
+    given, latents = call.kwargs, call.latents
+    match stage.family.latents.layout:
+        case "packed":
+            return _grid_of_ids(given.get("img_ids"))
+        case "sequence":
+            sides = tuple(given.get(name) for name in ("num_frames", "height", "width"))
+        case _:
+            sides = (1, *latents.shape[-2:]) if latents.ndim == 4 else tuple(latents.shape[-3:])
+    if None in sides:
+        return []
+    config = next(iter(stage.denoisers.values())).config
+    patch = getattr(config, "patch_size", 1) or 1
+    patches = patch if isinstance(patch, (tuple, list)) else (getattr(config, "patch_size_t", 1) or 1, patch, patch)
+    frames, rows, columns = (int(side) // int(per) for side, per in zip(sides, patches, strict=True))
+    if not stage.family.unet:
+        return [(frames, rows, columns)]
+    return [(frames, -(-rows // 2**n), -(-columns // 2**n)) for n in _attending(next(iter(stage.denoisers.values())))]
+
+
+def _attending(unet: Any) -> list[int]:
+    """Return the resolutions of a UNet that have attention, as how often they are halved; the last is the middle's."""
+    levels = list(zip(unet.down_blocks, reversed(unet.up_blocks), strict=True))
+    attend = [n for n, blocks in enumerate(levels) if any(getattr(block, "attentions", None) for block in blocks)]
+    return sorted({*attend, len(levels) - 1})
+
+
+def _grid_of_ids(ids: Tensor | None) -> list[Grid]:
+    """Return the grid that position ids (tokens, 3) span, if they fill it in order."""
+    if ids is None:
+        return []
+    ids = (ids[0] if ids.ndim == 3 else ids).long()
+    frames, rows, columns = (int(last) + 1 for last in ids[-1])
+    place = (ids[:, 0] * rows + ids[:, 1]) * columns + ids[:, 2]
+    in_order = len(ids) == frames * rows * columns and bool((place[1:] - place[:-1] == 1).all())
+    return [(frames, rows, columns)] if in_order else []
+
+
+class _Grids:
+    """The grids of the latest call, found once for all its attention modules."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.call: Call | None = None
+        self.grids: list[Grid] = []
+
+    def of(self, call: Call) -> list[Grid]:
+        if call is not self.call:
+            self.call, self.grids = call, token_grids(self.stage, call)
+        return self.grids
+
+
+class _Listening(TorchFunctionMode):
+    """Lets *answer* compute what this thread asks of ``scaled_dot_product_attention``; all else passes."""
+
+    def __init__(self, answer: Callable[[Callable[[], Tensor], Mapping[str, Any]], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        return self.answer(lambda: func(*args, **kwargs), dict(zip(SDPA, args, strict=False)) | kwargs)
+
+
+def _self_attention(described: Family, grids: list[Grid], given: Mapping[str, Any]) -> SelfAttention | None:
+    query, key, value = given["query"], given["key"], given["value"]
+    special = given.get("attn_mask") is not None or any(given.get(name) for name in SDPA[4:6])
+    if special or not query.shape == key.shape == value.shape or query.ndim != 4:
+        return None
+    length, attends = query.shape[2], described.attends
+    for grid in grids:
+        text = length - area(grid)
+        if text == 0 or (text > 0 and attends != "image"):
+            scale = given.get("scale") or query.shape[-1] ** -0.5
+            return SelfAttention(query, key, value, scale, grid, text if attends == "text+image" else 0)
+    return None
+
+
+def _attention_of(described: Family) -> Callable[[str, nn.Module], bool]:
+    """Attention modules of the described stacks: a text encoder inside the network may happen to be as long."""
+    stacks = {row.blocks for row in described.stacks}
+
+    def match(name: str, module: nn.Module) -> bool:
+        return hasattr(module, "processor") and (described.unet or name.partition(".")[0] in stacks)
+
+    return match
+
+
+def _given(run: Inner) -> inspect.BoundArguments:
+    return inspect.signature(run.func).bind(*run.args, **run.keywords)
+
+
+def _crosses(described: Family, given: Mapping[str, Any]) -> bool:
+    """Tell whether attention looks at text only: its text may happen to be as long as the picture."""
+    other = given.get("encoder_hidden_states")
+    return described.attends == "image" and other is not None and other is not given["hidden_states"]
