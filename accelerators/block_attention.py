@@ -95,13 +95,14 @@ def carved(asked: SelfAttention, blocks: Blocks, kept: Tensor) -> Tensor:
 
     *kept* is (batch, heads, blocks, blocks), and keeps at least one block for each query block.
     """
-    if asked.query.is_cuda and flex_works(asked.query.device, asked.query.dtype, blocks.tokens.shape[1], asked.key.shape[3]):
+    key = asked.key
+    if key.is_cuda and flex_works(key.device, key.dtype, blocks.tokens.shape[1], key.shape[3]):
         image = flexed(asked, blocks, kept, _compiled())
     else:
         image = gathered(asked, blocks, kept)
     behind = asked.first + asked.tokens
     parts = [
-        scaled_dot_product_attention(text, asked.key, asked.value, scale=asked.scale)
+        scaled_dot_product_attention(text, key, asked.value, scale=asked.scale)
         for text in (asked.query[:, :, : asked.first], asked.query[:, :, behind:])
     ]
     return torch.cat([parts[0], image, parts[1]], dim=2)
@@ -145,7 +146,8 @@ def _equal(sees: Tensor, blocks: Blocks, room: int) -> Iterator[tuple[Tensor, in
     """Yield rows that see equally many image tokens, with that number; at most *room* tokens at a time."""
     numbers = sees.sum(-1) * blocks.tokens.shape[1] - sees[:, -1] * blocks.filling
     order = numbers.argsort(stable=True)
-    for number, count in zip(*(x.tolist() for x in numbers[order].unique_consecutive(return_counts=True)), strict=True):
+    each, counts = numbers[order].unique_consecutive(return_counts=True)
+    for number, count in zip(each.tolist(), counts.tolist(), strict=True):
         rows, order = order[:count], order[count:]
         for some in rows.split(max(1, room // number)):
             yield some, number
@@ -155,7 +157,7 @@ def _equal(sees: Tensor, blocks: Blocks, room: int) -> Iterator[tuple[Tensor, in
 
 
 def flexed(asked: SelfAttention, blocks: Blocks, kept: Tensor, flex: Callable[..., Tensor]) -> Tensor:
-    """Compute the image queries with *flex*, a compiled ``flex_attention``: text stands behind, in blocks of its own."""
+    """Compute the image queries with *flex*, a compiled ``flex_attention``; text stands behind in its own blocks."""
     size = blocks.tokens.shape[1]
     image, everything = blocks.tokens.numel(), asked.key.shape[2]
     text = _text(asked, everything)
@@ -205,9 +207,10 @@ def _compiled() -> Callable[..., Tensor]:
 
 @functools.cache
 def flex_works(device: torch.device, dtype: torch.dtype, size: int, channels: int) -> bool:
-    """Tell whether this device compiles a block mask of this size, and computes the right thing: it is really tried."""
+    """Tell whether this device compiles a block mask of this size and computes the right thing: really tries it."""
     grid = (1, 2, size + size // 2)  # the last block is not full
-    query, key, value = torch.randn(3, 1, 1, area(grid), channels, device=device, dtype=dtype)
+    chance = torch.Generator().manual_seed(0)  # its own: the pipeline's noise must not depend on a probe
+    query, key, value = torch.randn(3, 1, 1, area(grid), channels, generator=chance).to(device, dtype)
     blocks = cut(grid, size, device)
     kept = torch.ones(1, 1, len(blocks.tokens), len(blocks.tokens), dtype=torch.bool, device=device)
     kept[..., 0, -1] = False

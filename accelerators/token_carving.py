@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..pipelines import Call, Grid, Link, SelfAttention, Stage, around_attention, unseen_attention
+from ..pipelines import Call, Grid, Link, SelfAttention, Stage, around_attention, unseen_attention, usual_tokens
 from .base import Accelerator
 from .block_attention import Blocks, best, carved, cut, importance
 from .knobs import knob
+
+WORTH = 2048  # tokens below which choosing and gathering cost as much as they save
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class TokenCarving(Accelerator):
     The image tokens are taken in the order of a Hilbert curve and cut into M blocks of ``block`` tokens. With q_i and
     k_j the mean query and key of a block, query block i keeps the n_i blocks j of largest
 
-        R_ij = softmax over j of q_i . k_j / sqrt(d),    n_i = max(ceil(keep M), 1 + #{leading R_ij that sum to <= mass}),
+        R_ij = softmax over j of q_i . k_j / sqrt(d),
+        n_i  = max(ceil(keep M), 1 + number of largest R_ij that together stay within mass),
 
     and every block that touches block i. Attention over what is kept is exact, text queries see everything. Over the
     first ``warmup`` of the run the share that is dropped, 1 - ``keep``, grows from 0. ``keep=1`` carves nothing.
@@ -41,7 +44,7 @@ class TokenCarving(Accelerator):
     block: int = knob(128, "tokens in a block", low=1, high=1024, unit="tokens")
     neighbours: bool = knob(True, "always keep the blocks that touch a block; without, seams may show")
     warmup: float = knob(0.1, "part of the run over which carving grows", low=0.0, high=1.0, unit="fraction")
-    dense_above: float = knob(0.6, "carve nothing where more of the keys would stay", low=0.0, high=1.0, unit="fraction")
+    dense_above: float = knob(0.5, "carve nothing where more would stay", low=0.0, high=1.0, unit="fraction")
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
@@ -59,6 +62,12 @@ class TokenCarving(Accelerator):
             f"{self} would have kept more than {self.dense_above:g} of the keys everywhere: the picture has too few "
             f"tokens for blocks of {self.block}"
         )
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        tokens = usual_tokens(pipe)
+        if self.keep < 1 and tokens is not None and tokens < WORTH:
+            return [f"a picture of this model's usual size has {tokens} tokens: carving seldom pays below {WORTH}"]
+        return []
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         return around_attention(stage, self._start)

@@ -9,9 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..pipelines import Call, Grid, ImageTokens, Link, Stage, area, around_image_tokens, family, unseen_attention
+from ..pipelines import (
+    Call,
+    Grid,
+    ImageTokens,
+    Link,
+    Stage,
+    area,
+    around_image_tokens,
+    family,
+    unseen_attention,
+    usual_tokens,
+)
 from .base import Accelerator
 from .knobs import knob
+
+WORTH = 1024  # tokens below which matching costs as much as attention
 
 
 class Sides(NamedTuple):
@@ -61,6 +74,12 @@ class TokenMerging(Accelerator):
         if self.ratio == 0:
             return f"{self} merges no token"
         return f"{self} found no self-attention over image tokens large enough to merge"
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        tokens = usual_tokens(pipe)
+        if self.ratio and tokens is not None and tokens < WORTH:
+            return [f"a picture of this model's usual size has {tokens} tokens: merging seldom pays below {WORTH}"]
+        return []
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         return around_image_tokens(stage, self._start)
@@ -119,7 +138,7 @@ class Merging(NamedTuple):
 
 def split(grid: Grid, seed: int, device: torch.device) -> Sides:
     """Choose one random token of each whole 2x2 cell."""
-    frames, rows, columns = grid
+    _, rows, columns = grid
     token = torch.arange(area(grid)).view(grid)[:, : rows // 2 * 2, : columns // 2 * 2]
     cells = token.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).reshape(-1, 4)
     which = torch.randint(4, (len(cells), 1), generator=torch.Generator().manual_seed(seed))

@@ -1,13 +1,10 @@
 """How a diffusers pipeline is put together, how to load one, and how to stand between its parts for a while."""
 
 from .attention import (
-    Grid,
     ImageTokens,
     SelfAttention,
-    area,
     around_attention,
     around_image_tokens,
-    token_grids,
     unseen_attention,
 )
 from .calling import call_arguments, pictures, preview
@@ -23,6 +20,7 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
+from .grids import Grid, area, token_grids, usual_tokens
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
@@ -93,4 +91,5 @@ __all__ = [
     "token_grids",
     "twin",
     "unseen_attention",
+    "usual_tokens",
 ]

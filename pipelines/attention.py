@@ -16,10 +16,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from .families import Family, denoisers, family
+from .grids import Grid, Grids, area
 from .places import Inner, around_modules
 from .stage import Call, Link, Stage
 
-Grid = tuple[int, int, int]
 SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -66,11 +66,6 @@ AroundAttention = Callable[[Call, SelfAttention, Callable[[], Tensor]], Tensor]
 AroundTokens = Callable[[Call, ImageTokens, Callable[[Tensor], Any]], Any]
 
 
-def area(grid: Grid) -> int:
-    """Return the number of tokens of a grid."""
-    return grid[0] * grid[1] * grid[2]
-
-
 def unseen_attention(pipe: Any) -> str | None:
     """Return a sentence that says why nobody can stand in this pipeline's attention, or None."""
     described = family(pipe)
@@ -87,7 +82,7 @@ def unseen_attention(pipe: Any) -> str | None:
 
 
 def _backend(module: nn.Module) -> str:
-    processor = getattr(module, "processor", None)
+    processor: Any = getattr(module, "processor", None)
     if not hasattr(processor, "_attention_backend"):
         return "native"
     name = processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
@@ -97,15 +92,15 @@ def _backend(module: nn.Module) -> str:
 def around_attention(stage: Stage, start: Callable[[Link], AroundAttention]) -> AbstractContextManager[None]:
     """Send every self-attention over image tokens through an ``AroundAttention``, made anew for each run.
 
-    It receives the call, what attention is to be computed of, and a function that computes it as it would have been. Attention
-    that is masked, causal or grouped never comes by.
+    It receives the call, what attention is to be computed of, and a function that computes it as it would have
+    been. Attention that is masked, causal or grouped never comes by.
 
     Raises:
         UnsupportedError: the denoiser has no attention module.
     """
 
     def begin(link: Link) -> Any:
-        around, grids = start(link), _Grids(stage)
+        around, grids = start(link), Grids(stage)
 
         def module(name: str, call: Call, run: Inner) -> Any:
             if _crosses(stage.family, _given(run).arguments):
@@ -126,15 +121,15 @@ def around_attention(stage: Stage, start: Callable[[Link], AroundAttention]) -> 
 def around_image_tokens(stage: Stage, start: Callable[[Link], AroundTokens]) -> AbstractContextManager[None]:
     """Send the image tokens that enter each self-attention through an ``AroundTokens``, made anew for each run.
 
-    It receives the call, the tokens, and a function that runs the module on others in their place, and gives the module's
-    output: image tokens, or a tuple of image and text tokens.
+    It receives the call, the tokens, and a function that runs the module on others in their place and gives the
+    module's output: image tokens, or a tuple of image and text tokens.
 
     Raises:
         UnsupportedError: the denoiser has no attention module.
     """
 
     def begin(link: Link) -> Any:
-        around, grids = start(link), _Grids(stage)
+        around, grids = start(link), Grids(stage)
 
         def module(name: str, call: Call, run: Inner) -> Any:
             bound = _given(run)
@@ -154,62 +149,6 @@ def around_image_tokens(stage: Stage, start: Callable[[Link], AroundTokens]) -> 
         return module
 
     return around_modules(stage, _attention_of(stage.family), begin)
-
-
-def token_grids(stage: Stage, call: Call) -> list[Grid]:
-    """Return frames, rows and columns of the image tokens of *call*; of a UNet, of each resolution that has attention.
-
-    The finest comes first. Empty where the call does not tell.
-    """
-    given, latents = call.kwargs, call.latents
-    match stage.family.latents.layout:
-        case "packed":
-            return _grid_of_ids(given.get("img_ids"))
-        case "sequence":
-            sides = tuple(given.get(name) for name in ("num_frames", "height", "width"))
-        case _:
-            sides = (1, *latents.shape[-2:]) if latents.ndim == 4 else tuple(latents.shape[-3:])
-    if None in sides:
-        return []
-    config = next(iter(stage.denoisers.values())).config
-    patch = getattr(config, "patch_size", 1) or 1
-    patches = patch if isinstance(patch, (tuple, list)) else (getattr(config, "patch_size_t", 1) or 1, patch, patch)
-    frames, rows, columns = (int(side) // int(per) for side, per in zip(sides, patches, strict=True))
-    if not stage.family.unet:
-        return [(frames, rows, columns)]
-    return [(frames, -(-rows // 2**n), -(-columns // 2**n)) for n in _attending(next(iter(stage.denoisers.values())))]
-
-
-def _attending(unet: Any) -> list[int]:
-    """Return the resolutions of a UNet that have attention, as how often they are halved; the last is the middle's."""
-    levels = list(zip(unet.down_blocks, reversed(unet.up_blocks), strict=True))
-    attend = [n for n, blocks in enumerate(levels) if any(getattr(block, "attentions", None) for block in blocks)]
-    return sorted({*attend, len(levels) - 1})
-
-
-def _grid_of_ids(ids: Tensor | None) -> list[Grid]:
-    """Return the grid that position ids (tokens, 3) span, if they fill it in order."""
-    if ids is None:
-        return []
-    ids = (ids[0] if ids.ndim == 3 else ids).long()
-    frames, rows, columns = (int(last) + 1 for last in ids[-1])
-    place = (ids[:, 0] * rows + ids[:, 1]) * columns + ids[:, 2]
-    in_order = len(ids) == frames * rows * columns and bool((place[1:] - place[:-1] == 1).all())
-    return [(frames, rows, columns)] if in_order else []
-
-
-class _Grids:
-    """The grids of the latest call, found once for all its attention modules."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.call: Call | None = None
-        self.grids: list[Grid] = []
-
-    def of(self, call: Call) -> list[Grid]:
-        if call is not self.call:
-            self.call, self.grids = call, token_grids(self.stage, call)
-        return self.grids
 
 
 class _Listening(TorchFunctionMode):
