@@ -59,8 +59,8 @@ class TokenCarving(Accelerator):
         if self.keep == 1 or self.mass == 1:
             return f"{self} keeps every block"
         return (
-            f"{self} would have kept more than {self.dense_above:g} of the keys everywhere: the picture has too few "
-            f"tokens for blocks of {self.block}"
+            f"{self} would have kept more than {self.dense_above:g} of the keys everywhere (too few tokens for blocks "
+            f"of {self.block}), or met only attention that is masked or sliced"
         )
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:

@@ -18,7 +18,7 @@ from ..pipelines import (
     area,
     around_image_tokens,
     family,
-    unseen_attention,
+    unseen_modules,
     usual_tokens,
 )
 from .base import Accelerator
@@ -64,7 +64,7 @@ class TokenMerging(Accelerator):
     def supports(cls, pipe: Any) -> str | None:
         if any(row.per_token for row in family(pipe).stacks):
             return "its attention needs the position of every token, and a merged token has none"
-        return unseen_attention(pipe)
+        return unseen_modules(pipe)
 
     def merged(self, tokens: int) -> int:
         """Return how many of so many tokens merge into others."""

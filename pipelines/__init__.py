@@ -6,6 +6,7 @@ from .attention import (
     around_attention,
     around_image_tokens,
     unseen_attention,
+    unseen_modules,
 )
 from .calling import call_arguments, pictures, preview
 from .errors import (
@@ -91,5 +92,6 @@ __all__ = [
     "token_grids",
     "twin",
     "unseen_attention",
+    "unseen_modules",
     "usual_tokens",
 ]

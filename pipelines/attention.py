@@ -66,19 +66,22 @@ AroundAttention = Callable[[Call, SelfAttention, Callable[[], Tensor]], Tensor]
 AroundTokens = Callable[[Call, ImageTokens, Callable[[Tensor], Any]], Any]
 
 
-def unseen_attention(pipe: Any) -> str | None:
-    """Return a sentence that says why nobody can stand in this pipeline's attention, or None."""
-    described = family(pipe)
-    if not described.known:
+def unseen_modules(pipe: Any) -> str | None:
+    """Return a sentence that says why nobody can stand around this pipeline's attention modules, or None."""
+    if not family(pipe).known:
         return "its attention is not described in pipelines/families.py"
-    for network in denoisers(pipe).values():
-        for module in network.modules():
-            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-                return "its network is compiled, and nothing can stand inside compiled blocks: load it uncompiled"
-            backend = _backend(module)
-            if backend != "native":
-                return f"its attention runs in {backend}, out of sight: load it with attention=default"
+    modules = [module for network in denoisers(pipe).values() for module in network.modules()]
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
+        return "its network is compiled, and nothing can stand inside compiled blocks: load it uncompiled"
     return None
+
+
+def unseen_attention(pipe: Any) -> str | None:
+    """Return a sentence that says why nobody can stand between this pipeline's queries and keys, or None."""
+    modules = [module for network in denoisers(pipe).values() for module in network.modules()]
+    if others := {_backend(module) for module in modules} - {"native"}:
+        return f"its attention runs in {min(others)}, out of sight: load it with attention=default"
+    return unseen_modules(pipe)
 
 
 def _backend(module: nn.Module) -> str:
@@ -103,11 +106,12 @@ def around_attention(stage: Stage, start: Callable[[Link], AroundAttention]) -> 
         around, grids = start(link), Grids(stage)
 
         def module(name: str, call: Call, run: Inner) -> Any:
-            if _crosses(stage.family, _given(run).arguments):
+            arguments = _given(run).arguments
+            if _crosses(stage.family, arguments):
                 return run()
 
             def answer(plain: Callable[[], Tensor], given: Mapping[str, Any]) -> Tensor:
-                asked = _self_attention(stage.family, grids.of(call), given)
+                asked = _self_attention(stage.family, grids.of(call), _apart(arguments), given)
                 return plain() if asked is None else around(call, asked, plain)
 
             with _Listening(answer):
@@ -165,17 +169,19 @@ class _Listening(TorchFunctionMode):
         return self.answer(lambda: func(*args, **kwargs), dict(zip(SDPA, args, strict=False)) | kwargs)
 
 
-def _self_attention(described: Family, grids: list[Grid], given: Mapping[str, Any]) -> SelfAttention | None:
+def _self_attention(
+    described: Family, grids: list[Grid], told: int | None, given: Mapping[str, Any]
+) -> SelfAttention | None:
     query, key, value = given["query"], given["key"], given["value"]
     special = given.get("attn_mask") is not None or any(given.get(name) for name in SDPA[4:6])
     if special or not query.shape == key.shape == value.shape or query.ndim != 4:
         return None
-    length, attends = query.shape[2], described.attends
     for grid in grids:
-        text = length - area(grid)
-        if text == 0 or (text > 0 and attends != "image"):
+        text = query.shape[2] - area(grid)
+        if text == told or (told is None and (text == 0 or (text > 0 and described.attends != "image"))):
             scale = given.get("scale") or query.shape[-1] ** -0.5
-            return SelfAttention(query, key, value, scale, grid, text if attends == "text+image" else 0)
+            first = text if described.attends == "text+image" else 0
+            return SelfAttention(query, key, value, scale, grid, first)
     return None
 
 
@@ -193,7 +199,12 @@ def _given(run: Inner) -> inspect.BoundArguments:
     return inspect.signature(run.func).bind(*run.args, **run.keywords)
 
 
+def _apart(given: Mapping[str, Any]) -> int | None:
+    """Return how many text tokens a joint attention is given, if they come apart from the image tokens."""
+    other = given.get("encoder_hidden_states")
+    return None if other is None or other is given["hidden_states"] else int(other.shape[1])
+
+
 def _crosses(described: Family, given: Mapping[str, Any]) -> bool:
     """Tell whether attention looks at text only: its text may happen to be as long as the picture."""
-    other = given.get("encoder_hidden_states")
-    return described.attends == "image" and other is not None and other is not given["hidden_states"]
+    return described.attends == "image" and _apart(given) is not None
