@@ -11,7 +11,7 @@ def hilbert_order(frames: int, rows: int, columns: int) -> Tensor:
     smallest such square or cube around it: the curve then jumps where it had left the grid.
 
     >>> hilbert_order(1, 2, 2).tolist()
-    [0, 2, 3, 1]
+    [0, 1, 3, 2]
     """
     sides = [side for side in (frames, rows, columns) if side > 1]
     if not sides:

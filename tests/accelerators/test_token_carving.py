@@ -182,7 +182,11 @@ def test_every_family_with_every_block_kept_is_dense(on: str):
 
 @pytest.mark.parametrize(
     ("on", "image"),
-    [("sd3", "transformer_blocks.0.attn.to_v"), ("flux", "transformer_blocks.0.attn.to_v"), ("wan", "blocks.0.attn1.to_v")],
+    [
+        ("sd3", "transformer_blocks.0.attn.to_v"),
+        ("flux", "transformer_blocks.0.attn.to_v"),
+        ("wan", "blocks.0.attn1.to_v"),
+    ],
 )
 def test_image_tokens_are_where_the_family_says(on: str, image: str):
     """The values of the first attention, between ``first`` and its end, are those of the image stream."""
