@@ -16,6 +16,8 @@ from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .sada import SADA
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
+from .token_carving import TokenCarving
+from .token_merging import TokenMerging
 
 
 class _ByName(dict[str, type[Accelerator]]):
@@ -39,6 +41,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
+            TokenCarving,
+            TokenMerging,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -67,6 +71,8 @@ __all__ = [
     "Session",
     "TGate",
     "TaylorSeer",
+    "TokenCarving",
+    "TokenMerging",
     "attached",
     "check",
     "knobs",

@@ -1,5 +1,13 @@
 """How a diffusers pipeline is put together, how to load one, and how to stand between its parts for a while."""
 
+from .attention import (
+    ImageTokens,
+    SelfAttention,
+    around_attention,
+    around_image_tokens,
+    unseen_attention,
+    unseen_modules,
+)
 from .calling import call_arguments, pictures, preview
 from .errors import (
     Cancelled,
@@ -14,6 +22,7 @@ from .errors import (
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
 from .frames import on_frames
+from .grids import Grid, area, token_grids, usual_tokens
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import patched, preserved
@@ -40,6 +49,8 @@ __all__ = [
     "Cancelled",
     "DeadheatError",
     "Family",
+    "Grid",
+    "ImageTokens",
     "IncompatibleError",
     "InputError",
     "KnobError",
@@ -53,6 +64,7 @@ __all__ = [
     "Report",
     "Run",
     "RunTokens",
+    "SelfAttention",
     "SolverStep",
     "Stack",
     "Stage",
@@ -60,6 +72,9 @@ __all__ = [
     "System",
     "UnsupportedError",
     "Walk",
+    "area",
+    "around_attention",
+    "around_image_tokens",
     "around_low_resolution",
     "around_modules",
     "around_stack",
@@ -93,6 +108,10 @@ __all__ = [
     "same_model",
     "staged",
     "tensor_bytes",
+    "token_grids",
     "twin",
+    "unseen_attention",
+    "unseen_modules",
     "unsolved",
+    "usual_tokens",
 ]

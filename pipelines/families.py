@@ -15,6 +15,7 @@ from .errors import UnsupportedError
 
 Guidance = Literal["batched", "separate", "unknown"]
 Scope = Literal["image", "text+image"]
+Sequence = Literal["image", "image+text", "text+image"]
 
 ROPE = "image_rotary_emb"
 
@@ -89,6 +90,7 @@ class Family:
         stacks: transformer block lists in the order they run; empty for a UNet and for an unknown family.
         unet: whether the denoiser is a UNet with ``down_blocks``, ``mid_block`` and ``up_blocks``.
         video: whether the pipeline makes frames.
+        attends: which tokens self-attention joins into one sequence, and in which order.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Family:
     stacks: tuple[Stack, ...] = ()
     unet: bool = False
     video: bool = False
+    attends: Sequence = "image"
 
     @property
     def known(self) -> bool:
@@ -109,7 +112,10 @@ UNKNOWN = Family("unknown family")
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "SD3Transformer2DModel": Family(
-            "Stable Diffusion 3", "batched", stacks=(Stack("transformer_blocks", returns=1),)
+            "Stable Diffusion 3",
+            "batched",
+            stacks=(Stack("transformer_blocks", returns=1),),
+            attends="image+text",
         ),
         "FluxTransformer2DModel": Family(
             "FLUX.1",
@@ -119,12 +125,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE),
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
+            attends="text+image",
         ),
         "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks"),)),
         "Lumina2Transformer2DModel": Family(
             "Lumina 2",
             "separate",
             stacks=(Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")})),),
+            attends="text+image",
         ),
         "WanTransformer3DModel": Family(
             "Wan",

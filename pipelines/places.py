@@ -4,6 +4,7 @@ Each is written once for all families and reads only their descriptions. The pla
 one around the solver, are methods of ``Stage``.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -165,7 +166,7 @@ def _level(stage: Stage, now: _Now, block: Any, ends: tuple[bool, bool]) -> Any:
     return wrap
 
 
-Inner = Callable[[], Any]
+Inner = functools.partial[Any]  # call it without arguments; what the module was given, it holds
 AroundModule = Callable[[str, Call, Inner], Any]
 
 
@@ -199,7 +200,7 @@ def around_modules(
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 if stage.call is None or not now:
                     return forward(*args, **kwargs)
-                return now[0](name, stage.call, lambda: forward(*args, **kwargs))
+                return now[0](name, stage.call, functools.partial(forward, *args, **kwargs))
 
             return wrapped
 

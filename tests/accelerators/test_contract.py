@@ -25,6 +25,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
     "first-block-cache": {"threshold": 2.0},
+    "token-carving": {"keep": 0.0, "mass": 0.0, "block": 1, "neighbours": False, "warmup": 0.0},
+    "token-merging": {},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "guidance-cutoff": {"after": 0.5},
@@ -51,6 +53,8 @@ KNOWS_ITS_SCHEDULERS = {  # and refuses all others
     "adaptive-guidance": {"auraflow"},
     "guidance-cache": {"auraflow"},
     "t-gate": {"sd3", "flux", "lumina2", "auraflow"},
+    "token-carving": {"auraflow"},
+    "token-merging": {"flux", "lumina2", "wan", "ltx", "auraflow"},
 }
 
 
