@@ -1,5 +1,6 @@
 """How a diffusers pipeline is put together, how to load one, and how to stand between its parts for a while."""
 
+from .block_stack import Onlooker, around_stack
 from .calling import call_arguments, pictures, preview
 from .errors import (
     Cancelled,
@@ -15,7 +16,7 @@ from .errors import (
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
-from .places import Bypass, around_low_resolution, around_modules, around_stack
+from .places import Bypass, around_low_resolution, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
@@ -42,6 +43,7 @@ __all__ = [
     "LoadError",
     "Model",
     "Network",
+    "Onlooker",
     "PresetError",
     "Report",
     "Run",
