@@ -9,8 +9,10 @@ from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
+from .magcache import MagCache
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .taylor_seer import TaylorSeer
+from .teacache import TeaCache
 
 
 class _ByName(dict[str, type[Accelerator]]):
@@ -30,6 +32,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             ABCache,
             LeMiCa,
             EasyCache,
+            TeaCache,
+            MagCache,
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
@@ -49,9 +53,11 @@ __all__ = [
     "GuidanceInterval",
     "Knob",
     "LeMiCa",
+    "MagCache",
     "PyramidAttentionBroadcast",
     "Session",
     "TaylorSeer",
+    "TeaCache",
     "attached",
     "check",
     "knobs",

@@ -14,6 +14,7 @@ from ..pipelines import Around, Call, Link, Network, Stage, UnsupportedError, ar
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
 
+PLACES = ("output", "stack")
 STOCHASTIC = ("Ancestral", "SDE", "DDPM", "SASolver", "LCM", "TCD")
 
 

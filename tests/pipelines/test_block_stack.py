@@ -1,4 +1,4 @@
-"""The place around the block stack: what is kept running runs, the streams go on as they should, and the view is true."""
+"""The place around the block stack: what is kept runs, the streams go on as they should, and the view is true."""
 
 import inspect
 from contextlib import ExitStack
@@ -10,7 +10,8 @@ from deadheat.pipelines import UnsupportedError, around_stack, family, staged
 from ..families import FAMILIES, leftovers
 
 STACKED = ["pixart", "sd3", "flux", "lumina2", "wan", "ltx"]
-KEPT = [*((on, kept) for on in ("sd3", "flux") for kept in ((1, 0), (0, 1), (0, 3))), *((on, (2, 1)) for on in STACKED)]
+SOME = [(on, kept) for on in ("sd3", "flux") for kept in ((1, 0), (0, 1), (0, 3))]
+KEPT = [*SOME, *((on, (2, 1)) for on in STACKED)]
 
 
 def blocks(tiny, pipe) -> list:
