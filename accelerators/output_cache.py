@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..pipelines import Around, Call, Link, Network, Stage, UnsupportedError, around_stack
+from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedError, around_stack
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
 
@@ -162,7 +162,7 @@ class Recollection:
             return None
         where = self._where(call)
         predicted = torch.cat([cache.predict(past[branch], where) for branch in call.branches])
-        whole = "reused" if cache.order == 1 else "extrapolated"
+        whole: Action = "reused" if cache.order == 1 else "extrapolated"
         self.link.note("partial" if cache.place == "stack" else whole, cache.reason())
         if cache.feeds_back:
             remember(past, call, where, predicted)
