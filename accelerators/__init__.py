@@ -12,10 +12,12 @@ from .guidance_cutoff import GuidanceCutoff
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
+from .magcache import MagCache
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .sada import SADA
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
+from .teacache import TeaCache
 from .token_carving import TokenCarving
 from .token_merging import TokenMerging
 
@@ -38,6 +40,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             LeMiCa,
             EasyCache,
             SADA,
+            TeaCache,
+            MagCache,
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
@@ -67,10 +71,12 @@ __all__ = [
     "GuidanceInterval",
     "Knob",
     "LeMiCa",
+    "MagCache",
     "PyramidAttentionBroadcast",
     "Session",
     "TGate",
     "TaylorSeer",
+    "TeaCache",
     "TokenCarving",
     "TokenMerging",
     "attached",

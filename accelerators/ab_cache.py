@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .knobs import knob
-from .output_cache import OutputCache
+from .output_cache import PLACES, OutputCache
 from .predictors import binomial_weights
 from .schedules import periodic
 
@@ -23,7 +23,8 @@ class ABCache(OutputCache):
         e[n] = sum over j = 1..k of (-1)^(j+1) C(k, j) e[n-j],
 
     which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). Order 1 repeats the
-    last output, order 2 continues a line. ``every=1`` computes everything.
+    last output, order 2 continues a line. ``place="stack"`` does so with what the transformer blocks add to their
+    input. ``every=1`` computes everything.
 
     >>> ABCache(every=3).computed(14)
     (0, 1, 2, 3, 4, 7, 10, 13)
@@ -40,6 +41,7 @@ class ABCache(OutputCache):
     warmup: int = knob(4, "first steps that always run", low=1, high=50, unit="steps")
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
     weights: str = knob("lagrange", "true distances, or the paper's even ones", choices=("lagrange", "binomial"))
+    place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
     feed_back: bool = knob(False, "count a prediction as a past output, as if it had been computed")
 
     @property

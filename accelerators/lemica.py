@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .knobs import knob
-from .output_cache import OutputCache
+from .output_cache import PLACES, OutputCache
 from .schedules import read_mask, stretched
 
 
@@ -17,9 +17,10 @@ class LeMiCa(OutputCache):
     has the smallest largest weight, then the smallest second largest, and so on (equation 8). `deadheat calibrate
     lemica MODEL` measures the weights and finds the path; presets hold masks that the authors published.
 
-    The paper repeats the last residual of the block stack; here the denoiser's output is continued as a polynomial
-    through the last ``order`` computed ones, which is more faithful (``order=1`` repeats). A mask made for another
-    number of steps is stretched. ``mask="all"`` computes everything.
+    The paper repeats the last residual of the block stack (``place="stack", order=1``), and the masks its authors
+    published were made for that. By default the denoiser's output is continued as a polynomial through the last
+    ``order`` computed ones, which works with every network and skips all of it. A mask made for another number of
+    steps is stretched. ``mask="all"`` computes everything.
 
     The default is the authors' mask of 20 in 50 steps for FLUX.1-dev.
 
@@ -37,6 +38,7 @@ class LeMiCa(OutputCache):
     of: int = knob(50, "how many steps the mask was made for", low=2, high=1000, unit="steps")
     order: int = knob(2, "how many past outputs predict a skipped one", low=1, high=5, unit="outputs")
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
+    place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

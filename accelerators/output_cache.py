@@ -1,7 +1,8 @@
-"""What caches of the denoiser's output share: skip calls by a rule, and predict the output from past ones."""
+"""What caches share that skip all of the network, or all of its blocks, by a rule, and predict from past values."""
 
 from abc import abstractmethod
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,15 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..pipelines import Around, Call, Link, Network, Stage
+from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedError, around_stack
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
 
+PLACES = ("output", "stack")
 STOCHASTIC = ("Ancestral", "SDE", "DDPM", "SASolver", "LCM", "TCD")
 
 
 class Node(NamedTuple):
-    """A computed output, where it stands, and the shape of the latents it was asked for."""
+    """A computed value, where it stands, and the shape of the latents it was asked for."""
 
     where: float
     output: Tensor
@@ -34,6 +36,9 @@ class Rule:
 
     cache: "OutputCache"
 
+    def see(self, call: Call, modulated: Callable[[], Tensor]) -> None:
+        """Look at what the first block's attention will see of its input; only at the block stack."""
+
     def computes(self, call: Call) -> bool:
         """Tell whether the network runs for *call*; asked once a call."""
         return self.cache.computes(call.step, call.steps)
@@ -48,12 +53,20 @@ class OutputCache(Accelerator):
     Attributes:
         order: how many past outputs predict a skipped one.
         axis: "sigma" or "index", along what they are continued.
+        place: "output" of the denoiser; or "stack": of its blocks, what they add to their input. Everything before
+            and behind the blocks then runs at every step.
         feeds_back: whether a prediction counts as a past output.
     """
 
     order: int
     axis: str
+    place = "output"
     feeds_back = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.place == "stack":  # the knob decides which seat is taken
+            object.__setattr__(self, "seat", "block stack")
 
     @abstractmethod
     def computes(self, step: int, steps: int) -> bool:
@@ -95,46 +108,85 @@ class OutputCache(Accelerator):
         return []
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
-        return stage.around_denoiser(self._start)
+        if self.place == "output":
+            return stage.around_denoiser(self._start)
+        if not stage.family.stacks:
+            raise UnsupportedError(
+                f"{self} stands at the transformer blocks, and those of {stage.family.name} are not described: "
+                "a cache of the denoiser's output (ab-cache, lemica with place=output) works there"
+            )
+        return around_stack(stage, lambda link: Recollection(self, link))
 
     def _start(self, link: Link) -> Around:
-        past: dict[str, Past] = defaultdict(lambda: deque(maxlen=self.order))
-        memory: Memory = {}
-        link.run.holds(past)
-        link.run.holds(memory)
-        rule = self.rule(memory)
-
-        def forget_if(changed: bool) -> None:
-            nonlocal rule
-            if changed:
-                past.clear()
-                memory.clear()
-                rule, link.stale = self.rule(memory), False
+        recollection = Recollection(self, link)
 
         def around(call: Call, network: Network) -> Tensor:
-            forget_if(any(seen and seen[-1].asked != call.shape for seen in past.values()))
-            known = all(self.enough(len(past[branch])) for branch in call.branches)
-            where = call.sigma if self.axis == "sigma" else float(call.step)
-            if rule.computes(call) or not known:
+            if (out := recollection.instead(call, call.latents)) is None:
                 out = network(call)
-                forget_if(link.stale)  # the first output of its kind: nothing older leads up to it
-                _remember(past, call, where, self.kept(call, out))
-                rule.learn(call, out)
-                return out
-            predicted = torch.cat([self._predict(past[branch], where) for branch in call.branches])
-            link.note("reused" if self.order == 1 else "extrapolated", self.reason())
-            if self.feeds_back:
-                _remember(past, call, where, predicted)
-            return self.given(call, predicted)
+                recollection.learn(call, out)
+            return out
 
         return around
 
-    def _predict(self, past: Past, where: float) -> Tensor:
+    def predict(self, past: Past, where: float) -> Tensor:
+        """Continue the past values to a place."""
         weights = self.weights_at([node.where for node in past], where)
         return combine(weights, [node.output for node in past])
 
 
-def _remember(past: dict[str, Past], call: Call, where: float, out: Tensor) -> None:
+class Recollection:
+    """What one run remembers, and what a skipped call gets of it."""
+
+    def __init__(self, cache: OutputCache, link: Link) -> None:
+        self.cache, self.link = cache, link
+        self.past: dict[str, Past] = defaultdict(lambda: deque(maxlen=cache.order))
+        self.memory: Memory = {}
+        self.rule = cache.rule(self.memory)
+        self.entering: Callable[[], Tensor] | None = None
+        link.run.holds(self.past)
+        link.run.holds(self.memory)
+
+    def enter(self, call: Call, hidden: Tensor, modulated: Callable[[], Tensor]) -> None:
+        """Keep the view into the first block until the rule asks for it."""
+        self.entering = modulated
+
+    def instead(self, call: Call, hidden: Any) -> Tensor | None:
+        """Return the prediction that stands in for this call, or None if it is computed."""
+        cache, past = self.cache, self.past
+        self._forget_if(any(seen and seen[-1].asked != call.shape for seen in past.values()))
+        if self.entering is not None:
+            self.rule.see(call, self.entering)
+            self.entering = None
+        known = all(cache.enough(len(past[branch])) for branch in call.branches)
+        if self.rule.computes(call) or not known:
+            return None
+        where = self._where(call)
+        predicted = torch.cat([cache.predict(past[branch], where) for branch in call.branches])
+        whole: Action = "reused" if cache.order == 1 else "extrapolated"
+        self.link.note("partial" if cache.place == "stack" else whole, cache.reason())
+        if cache.feeds_back:
+            remember(past, call, where, predicted)
+        return cache.given(call, predicted)
+
+    def learn(self, call: Call, out: Tensor) -> None:
+        """Remember what the network gave."""
+        if self.cache.place == "output":
+            self._forget_if(self.link.stale)  # the first output of its kind: nothing older leads up to it
+        remember(self.past, call, self._where(call), self.cache.kept(call, out))
+        self.rule.learn(call, out)
+
+    def _where(self, call: Call) -> float:
+        return call.sigma if self.cache.axis == "sigma" else float(call.step)
+
+    def _forget_if(self, changed: bool) -> None:
+        if changed:
+            self.past.clear()
+            self.memory.clear()
+            self.rule, self.link.stale = self.cache.rule(self.memory), False
+
+
+def remember(past: dict[str, Past], call: Call, where: float, out: Tensor) -> None:
+    """Add what a call gave to the past of each of its branches."""
     for branch, part in zip(call.branches, out.chunk(len(call.branches)), strict=True):
         seen = past[branch]
         if seen and seen[-1].where == where:  # a two-call solver asks twice at one noise level: the later counts

@@ -194,24 +194,33 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from .measure import calibrate, check_inputs
+    from .measure import check_inputs
     from .pipelines import InputError, check_name, known_model
 
     check_name(arguments.model)
     model = known_model(arguments.model)
     prompts = arguments.prompt or (list(model.prompts) if model else [])
     check_inputs(prompts, [arguments.seed], steps=arguments.steps, guidance=arguments.guidance)
-    out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}-{arguments.calls}.toml")
+    budget = f"-{arguments.calls}" if arguments.method == "lemica" else ""
+    out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}{budget}.toml")
     if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
         raise InputError(f"the preset {out} {why}; give another --out")
-    recipe = calibrate(
-        _load(arguments), prompts, steps=arguments.steps, calls=arguments.calls, guidance=arguments.guidance,
-        seed=arguments.seed, order=arguments.order, longest=arguments.longest, watch=_gaps(arguments),
-    )  # fmt: skip
+    recipe = _calibrated(arguments, prompts)
     out.write_text(recipe.to_toml(), encoding="utf-8")
     data = {"recipe": str(recipe), "about": recipe.about, "preset": str(out.absolute())}
     _show(arguments, data, f"{recipe}\n{recipe.about}\npreset: {out.absolute()}")
+
+
+def _calibrated(arguments: argparse.Namespace, prompts: list[str]) -> Any:
+    from .measure import calibrate, calibrate_magnitudes
+
+    pipe = _load(arguments)
+    same = {"steps": arguments.steps, "guidance": arguments.guidance, "seed": arguments.seed}
+    if arguments.method == "magcache":
+        return calibrate_magnitudes(pipe, prompts, **same)
+    return calibrate(pipe, prompts, **same, calls=arguments.calls, order=arguments.order, place=arguments.place,
+                     longest=arguments.longest, watch=_gaps(arguments))  # fmt: skip
 
 
 def _gaps(arguments: argparse.Namespace) -> Callable[[int, int], None]:
@@ -346,16 +355,17 @@ def _takes_comparison(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_calibration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", choices=["lemica"], help="what to calibrate")
+    parser.add_argument("method", choices=["lemica", "magcache"], help="what to calibrate")
     _takes_model(parser)
     parser.add_argument("--steps", type=int, default=28, help="denoising steps (default 28)")
-    parser.add_argument("--calls", type=int, default=12, help="how many of them to compute (default 12)")
-    parser.add_argument("--order", type=int, default=2, help="past outputs that predict a skipped one (default 2)")
-    parser.add_argument("--longest", type=int, default=6, help="longest way from one computed step to the next")
+    parser.add_argument("--calls", type=int, default=12, help="lemica: how many of them to compute (default 12)")
+    parser.add_argument("--order", type=int, default=2, help="lemica: past outputs that predict a skipped one (2)")
+    parser.add_argument("--place", choices=["output", "stack"], default="output", help="lemica: what a skip replaces")
+    parser.add_argument("--longest", type=int, default=6, help="lemica: longest way between computed steps (6)")
     parser.add_argument("--prompt", action="append", help="what to draw; again for more (default: the model's own)")
     parser.add_argument("--seed", type=int, default=1000, help="of the noise; another than you compare with")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
-    parser.add_argument("--out", help="the preset's file (default: MODEL-lemica-CALLS.toml)")
+    parser.add_argument("--out", help="the preset's file (default: MODEL-METHOD.toml)")
 
 
 def _takes_result(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from .calibrate import best_path, calibrate, gap_costs
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
 from .inputs import check_inputs
+from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
@@ -19,6 +20,7 @@ __all__ = [
     "Watch",
     "best_path",
     "calibrate",
+    "calibrate_magnitudes",
     "check_inputs",
     "compare",
     "difference",
@@ -26,6 +28,7 @@ __all__ = [
     "gap_costs",
     "hardware",
     "html_report",
+    "magnitude_ratios",
     "psnr",
     "ssim",
     "strip_kind",

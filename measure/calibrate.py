@@ -28,7 +28,7 @@ Gap = tuple[int, int]
 
 def gap_costs(
     pipe: Any, prompts: Sequence[str], steps: int, *, guidance: float | None = None, seed: int = 0, order: int = 2,
-    longest: int = 6, watch: Callable[[int, int], None] | None = None,
+    place: str = "output", longest: int = 6, watch: Callable[[int, int], None] | None = None,
 ) -> dict[Gap, float]:  # fmt: skip
     """Measure what each single skip does to the final latents: mean absolute difference, over all prompts.
 
@@ -42,6 +42,7 @@ def gap_costs(
         guidance: guidance scale, None is the pipeline's own.
         seed: of the noise.
         order: how many outputs predict a skipped one.
+        place: what is predicted, the denoiser's "output" or the residual of its block "stack".
         longest: largest j - i.
         watch: called with (gaps measured, gaps in all).
 
@@ -56,8 +57,9 @@ def gap_costs(
 
     def final(gap: Gap) -> Tensor:
         mask = [step for step in range(steps) if not gap[0] < step < gap[1]]
-        cache = LeMiCa(mask=write_mask(mask), of=steps, order=order)
-        with staged(pipe) as stage, cache.attach(stage), stage.around_denoiser(_played(tape, gap[0])):
+        cache = LeMiCa(mask=write_mask(mask), of=steps, order=order, place=place)
+        until = gap[0] if place == "output" else gap[0] - order  # the stack has to run for what the gap looks back to
+        with staged(pipe) as stage, cache.attach(stage), stage.around_denoiser(_played(tape, until)):
             generator = call_arguments(pipe, prompt="", seed=seed)["generator"]
             out = pipe(**{**arguments, "generator": generator, "output_type": "latent"})
         found: Tensor = out.images if hasattr(out, "images") else out.frames
@@ -124,27 +126,44 @@ def best_path(costs: Mapping[Gap, float], steps: int, calls: int) -> tuple[int, 
 
 def calibrate(
     pipe: Any, prompts: Sequence[str], *, steps: int = 28, calls: int = 12, guidance: float | None = None,
-    seed: int = 0, order: int = 2, longest: int = 6, watch: Callable[[int, int], None] | None = None,
+    seed: int = 0, order: int = 2, place: str = "output", longest: int = 6,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Recipe:  # fmt: skip
     """Find LeMiCa's mask for a model: which *calls* of *steps* to compute.
 
     Raises:
         InputError: so many calls cannot be had.
     """
-    if guidance is None and (model := known_model(model_name(pipe))) is not None:
-        guidance = model.guidance
+    guidance = own_guidance(pipe) if guidance is None else guidance
     if not 2 <= calls <= steps or calls < 1 + -(-(steps - 1) // longest):
         best_path(
             {(i, j): 0.0 for i in range(steps) for j in range(i + 1, min(steps - 1, i + longest) + 1)}, steps, calls
         )
-    costs = gap_costs(pipe, prompts, steps, guidance=guidance, seed=seed, order=order, longest=longest, watch=watch)
+    costs = gap_costs(
+        pipe, prompts, steps, guidance=guidance, seed=seed, order=order, place=place, longest=longest, watch=watch
+    )
     path = best_path(costs, steps, calls)
     worst = max(costs[gap] for gap in pairwise(path))
+    what = f"{steps} steps, {calls} computed, {asked_for(pipe, prompts, guidance, seed)}; worst gap {worst:.4f}"
+    about = f"Calibrated: {model_name(pipe)} ({family(pipe).name}), {what}; {made_with(pipe)}."
+    lemica = LeMiCa(mask=write_mask(path), of=steps, order=order, place=place)
+    return Recipe((lemica,), f"lemica-{calls}", about)
+
+
+def own_guidance(pipe: Any) -> float | None:
+    """Return the guidance scale that suits a model, None where only its pipeline knows."""
+    model = known_model(model_name(pipe))
+    return model.guidance if model is not None else None
+
+
+def asked_for(pipe: Any, prompts: Sequence[str], guidance: float | None, seed: int) -> str:
+    """Say what was drawn for a calibration, and with which scheduler."""
     shift = pipe.scheduler.config.get("shift")
+    scheduler = type(pipe.scheduler).__name__ + (f" shift {shift}" if shift is not None else "")
+    return f"guidance {guidance}, {scheduler}, {len(prompts)} prompts, seed {seed}"
+
+
+def made_with(pipe: Any) -> str:
+    """Say which versions a calibration was made with."""
     versions = environment(pipe)["versions"]
-    about = (
-        f"Calibrated: {model_name(pipe)} ({family(pipe).name}), {steps} steps, {calls} computed, guidance {guidance}, "
-        f"{type(pipe.scheduler).__name__}" + (f" shift {shift}" if shift is not None else "") + f", {len(prompts)} "
-        f"prompts, seed {seed}; worst gap {worst:.4f}; torch {versions['torch']}, diffusers {versions['diffusers']}."
-    )
-    return Recipe((LeMiCa(mask=write_mask(path), of=steps, order=order),), f"lemica-{calls}", about)
+    return f"torch {versions['torch']}, diffusers {versions['diffusers']}"

@@ -8,6 +8,7 @@ from .attention import (
     unseen_attention,
     unseen_modules,
 )
+from .block_stack import Onlooker, around_stack
 from .calling import call_arguments, pictures, preview
 from .errors import (
     Cancelled,
@@ -26,7 +27,7 @@ from .grids import Grid, area, token_grids, usual_tokens
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import patched, preserved
-from .places import Bypass, around_low_resolution, around_modules, around_stack
+from .places import Bypass, around_low_resolution, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .solver import Level, Walk, around_steps, levels, unsolved
@@ -60,6 +61,7 @@ __all__ = [
     "LoadError",
     "Model",
     "Network",
+    "Onlooker",
     "PresetError",
     "Report",
     "Run",

@@ -16,6 +16,7 @@ from .errors import UnsupportedError
 Guidance = Literal["batched", "separate", "unknown"]
 Scope = Literal["image", "text+image"]
 Sequence = Literal["image", "image+text", "text+image"]
+Modulation = Literal["norm", "table", "embedding", "none"]
 
 ROPE = "image_rotary_emb"
 
@@ -30,6 +31,10 @@ class Stack:
         joint: whether text tokens stand in that same sequence, before the image tokens.
         returns: index of the image tokens in the tuple that a block returns; None where it returns one tensor.
         per_token: other block arguments that are indexed by token: name -> (dimension, which tokens).
+        embedding: name of the block argument that carries the embedding of the timestep.
+        modulation: how a block lets it act on its input. "norm": norm1 takes both; "table": norm1(x) * (1 + scale) +
+            shift, both from the block's scale_shift_table plus the embedding; "embedding": as "table", but caches
+            look at the embedding alone; "none": not described.
     """
 
     blocks: str
@@ -37,6 +42,8 @@ class Stack:
     joint: bool = False
     returns: int | None = None
     per_token: Mapping[str, tuple[int, Scope]] = field(default_factory=lambda: MappingProxyType({}))
+    embedding: str = "temb"
+    modulation: Modulation = "none"
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "SD3Transformer2DModel": Family(
             "Stable Diffusion 3",
             "batched",
-            stacks=(Stack("transformer_blocks", returns=1),),
+            stacks=(Stack("transformer_blocks", returns=1, modulation="norm"),),
             attends="image+text",
         ),
         "FluxTransformer2DModel": Family(
@@ -122,30 +129,34 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "separate",
             Latents("packed"),
             (
-                Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE),
+                Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE, modulation="norm"),
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
             attends="text+image",
         ),
-        "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks"),)),
+        "PixArtTransformer2DModel": Family(
+            "PixArt", "batched", stacks=(Stack("transformer_blocks", embedding="timestep", modulation="table"),)
+        ),
         "Lumina2Transformer2DModel": Family(
             "Lumina 2",
             "separate",
-            stacks=(Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")})),),
+            stacks=(
+                Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")}), modulation="norm"),
+            ),
             attends="text+image",
         ),
         "WanTransformer3DModel": Family(
             "Wan",
             "separate",
             Latents("video"),
-            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")})),),
+            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")}), modulation="embedding"),),
             video=True,
         ),
         "LTXVideoTransformer3DModel": Family(
             "LTX-Video",
             "batched",
             Latents("sequence"),
-            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")})),),
+            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")}), modulation="table"),),
             video=True,
         ),
     }

@@ -1,20 +1,18 @@
-"""Places to stand inside the denoiser: the block stack, a UNet's low-resolution branch, single modules.
+"""Places to stand inside the denoiser: a UNet's low-resolution branch, single modules; block_stack.py has one more.
 
 Each is written once for all families and reads only their descriptions. The place around the whole denoiser, and the
 one around the solver, are methods of ``Stage``.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from .errors import UnsupportedError
-from .families import Stack
 from .patch import patched
 from .stage import Around, Call, Link, Network, Stage, call_point
 
@@ -33,15 +31,25 @@ BypassStart = Callable[[Link], Bypass]
 
 
 @dataclass(eq=False)
-class _Now:
-    """What is shared by the patched blocks of one denoiser."""
+class Now:
+    """What the patched blocks of one denoiser share while a call goes through them.
+
+    Attributes:
+        bypass: what decides in this run.
+        value: what it gave instead of the part; None if the part runs.
+        streams: what entered the part, where that is needed behind it.
+        text: whether the text stream is one of them.
+    """
 
     bypass: Bypass | None = None
-    hidden: Tensor | None = None
     value: Tensor | None = None
+    streams: list[Tensor] = field(default_factory=list)
+    text: bool = False
 
 
-def _per_run(stage: Stage, now: _Now, start: BypassStart) -> AbstractContextManager[None]:
+def per_run(stage: Stage, now: Now, start: BypassStart) -> AbstractContextManager[None]:
+    """Give every run a bypass of its own, which dies with it."""
+
     def begin(link: Link) -> Around:
         bypass = start(link)  # held by the run's chain alone, so that it dies with the run
 
@@ -50,68 +58,16 @@ def _per_run(stage: Stage, now: _Now, start: BypassStart) -> AbstractContextMana
             try:
                 return network(call)
             finally:
-                now.bypass = now.hidden = now.value = None
+                now.bypass, now.streams, now.value = None, [], None
 
         return around
 
     return stage.around_denoiser(begin)
 
 
-def _called(stage: Stage, now: _Now) -> tuple[Call, Bypass] | None:
+def called(stage: Stage, now: Now) -> tuple[Call, Bypass] | None:
+    """Return the call that is going through, and what decides; None outside a run."""
     return (stage.call, now.bypass) if stage.call is not None and now.bypass is not None else None
-
-
-@contextmanager
-def around_stack(stage: Stage, start: BypassStart) -> Iterator[None]:
-    """Let a ``Bypass`` replace all transformer blocks by a residual: output = input + residual.
-
-    ``instead`` gives the residual of the image tokens (with the text tokens where both share one sequence),
-    (batch, tokens, channels); ``learn`` receives it. The text stream behind the last block is never read again.
-
-    Raises:
-        UnsupportedError: the family has no described block stack.
-    """
-    if not stage.family.stacks:
-        raise UnsupportedError(f"{stage.family.name} has no described transformer block stack")
-    with ExitStack() as stack:
-        for network in stage.denoisers.values():
-            now = _Now()
-            stack.enter_context(_per_run(stage, now, start))
-            rows = [(row, block) for row in stage.family.stacks for block in getattr(network, row.blocks)]
-            for nth, (row, block) in enumerate(rows):
-                wrap = _block(stage, now, row, block, (nth == 0, nth == len(rows) - 1))
-                stack.enter_context(patched(block, call_point(block), wrap))
-        yield
-
-
-def _block(stage: Stage, now: _Now, row: Stack, block: nn.Module, ends: tuple[bool, bool]) -> Any:
-    signature, (first, last) = inspect.signature(type(block).forward), ends
-
-    def wrap(forward: Any) -> Any:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if (called := _called(stage, now)) is None:
-                return forward(*args, **kwargs)
-            given = signature.bind(None, *args, **kwargs).arguments
-            hidden = given[row.hidden]
-            if first:
-                now.hidden, now.value = hidden, called[1].instead(called[0], hidden)
-            if now.value is None:
-                out = forward(*args, **kwargs)
-                if last and now.hidden is not None:
-                    image = out if row.returns is None else out[row.returns]
-                    called[1].learn(called[0], image - now.hidden)
-                return out
-            if last:
-                hidden = hidden + now.value
-            if row.returns is None:
-                return hidden
-            out = [given["encoder_hidden_states"]] * 2
-            out[row.returns] = hidden
-            return tuple(out)
-
-        return wrapped
-
-    return wrap
 
 
 @contextmanager
@@ -131,8 +87,8 @@ def around_low_resolution(stage: Stage, start: BypassStart) -> Iterator[None]:
             downs, ups = list(network.down_blocks)[1:], list(network.up_blocks)[:-1]
             if not downs:
                 raise UnsupportedError("this UNet has one resolution only: it has no low-resolution branch")
-            now = _Now()
-            stack.enter_context(_per_run(stage, now, start))
+            now = Now()
+            stack.enter_context(per_run(stage, now, start))
             mids = [network.mid_block] if network.mid_block is not None else []
             for block in (*downs, *mids, *ups):
                 wrap = _level(stage, now, block, (block is downs[0], block is ups[-1]))
@@ -140,7 +96,7 @@ def around_low_resolution(stage: Stage, start: BypassStart) -> Iterator[None]:
         yield
 
 
-def _level(stage: Stage, now: _Now, block: Any, ends: tuple[bool, bool]) -> Any:
+def _level(stage: Stage, now: Now, block: Any, ends: tuple[bool, bool]) -> Any:
     first, last = ends
     # a skipped down block still owes the up blocks as many skip tensors as they will pop
     owed = len(block.resnets) + bool(getattr(block, "downsamplers", None))
@@ -148,15 +104,15 @@ def _level(stage: Stage, now: _Now, block: Any, ends: tuple[bool, bool]) -> Any:
 
     def wrap(forward: Any) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if (called := _called(stage, now)) is None:
+            if (asked := called(stage, now)) is None:
                 return forward(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
             if first:
-                now.value = called[1].instead(called[0], hidden)
+                now.value = asked[1].instead(asked[0], hidden)
             if now.value is None:
                 out = forward(*args, **kwargs)
                 if last:
-                    called[1].learn(called[0], out)
+                    asked[1].learn(asked[0], out)
                 return out
             hidden = now.value if last else hidden
             return (hidden, (hidden,) * owed) if down else hidden

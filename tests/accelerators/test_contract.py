@@ -21,6 +21,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "ab-cache": {"every": 2, "warmup": 2},
     "lemica": {"mask": "0-1 3 5", "of": 6},
     "sada": {"late": 0.0, "start": 0.0, "stop": 1.0},
+    "teacache": {"threshold": 10.0, "warmup": 2, "most": 2},
+    "magcache": {"threshold": 2.0, "retention": 0.3, "most": 2},
     "easy-cache": {"threshold": 2.0, "warmup": 2, "most": 2},
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
@@ -43,6 +45,8 @@ HOOKED = {  # diffusers' own hooks keep what they hold until they are taken off
     "first-block-cache",
 }
 UNSUPPORTED = {  # everything else must work
+    "teacache": {"sd15", "sdxl", "auraflow"},
+    "magcache": {"sd15", "sdxl", "auraflow"},
     "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
     "sada": {"wan"},  # UniPC

@@ -1,0 +1,36 @@
+"""What caches of the block stack share: its residual is predicted, what surrounds the blocks runs at every step."""
+
+from typing import Any, ClassVar
+
+from ..pipelines import family
+from .output_cache import OutputCache
+
+
+class StackCache(OutputCache):
+    """Skips all transformer blocks at once, and adds the residual they are expected to add: output = input + r.
+
+    The embedding of the latents and of the timestep, and the modulated projection behind the blocks, stay current:
+    that is what a repeated residual has over a repeated output.
+    """
+
+    seat: ClassVar[str] = "block stack"
+    place = "stack"
+    axis = "sigma"
+
+    @classmethod
+    def supports(cls, pipe: Any) -> str | None:
+        described = family(pipe)
+        if described.unet:
+            return "a UNet has no single stack of transformer blocks"
+        if not described.stacks:
+            return "its transformer blocks are not described in pipelines/families.py"
+        return None
+
+    def enough(self, known: int) -> bool:
+        return known > 0  # with one past residual the first skip repeats it, whatever the order
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        if steps <= 8:
+            said.append(f"{steps} steps leave little to skip: a cache seldom pays below about 10")
+        return said
