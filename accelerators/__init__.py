@@ -8,6 +8,7 @@ from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
+from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .taylor_seer import TaylorSeer
@@ -30,6 +31,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             ABCache,
             LeMiCa,
             EasyCache,
+            LayerCache,
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
@@ -48,6 +50,7 @@ __all__ = [
     "FirstBlockCache",
     "GuidanceInterval",
     "Knob",
+    "LayerCache",
     "LeMiCa",
     "PyramidAttentionBroadcast",
     "Session",

@@ -21,6 +21,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "ab-cache": {"every": 2, "warmup": 2},
     "lemica": {"mask": "0-1 3 5", "of": 6},
     "easy-cache": {"threshold": 2.0, "warmup": 2, "most": 2},
+    "layer-cache": {"every": 2, "warmup": 1},
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
     "first-block-cache": {"threshold": 2.0},
