@@ -4,6 +4,7 @@ from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .base import Accelerator, Session, attached, check
 from .easy_cache import EasyCache
+from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
@@ -34,6 +35,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             LayerCache,
             TaylorSeer,
             PyramidAttentionBroadcast,
+            FasterCache,
             FirstBlockCache,
             GuidanceInterval,
             FewerSteps,
@@ -46,6 +48,7 @@ __all__ = [
     "ABCache",
     "Accelerator",
     "EasyCache",
+    "FasterCache",
     "FewerSteps",
     "FirstBlockCache",
     "GuidanceInterval",

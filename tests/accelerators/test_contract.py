@@ -24,6 +24,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "layer-cache": {"every": 2, "warmup": 1},
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
+    "faster-cache": {"start": 0.0, "uncond_every": 2},
     "first-block-cache": {"threshold": 2.0},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
