@@ -25,6 +25,6 @@ def extent(call: Call, latents: Latents) -> tuple[int, int, int] | None:
             rows, columns = (int(last) + 1 for last in ids.reshape(-1, ids.shape[-1]).amax(0)[1:])
             sides = (1, 2 * rows, 2 * columns) if rows * columns == shape[1] else ()
         case "sequence":
-            told = tuple(call.kwargs.get(side) for side in ("num_frames", "height", "width"))
+            told: tuple[Any, ...] = tuple(call.kwargs.get(side) for side in ("num_frames", "height", "width"))
             sides = told if all(isinstance(side, int) for side in told) and prod(told) == shape[1] else ()
     return sides or None
