@@ -12,6 +12,7 @@ from .knobs import Knob, knobs, read
 from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .sea_cache import SeaCache
 from .taylor_seer import TaylorSeer
 
 
@@ -37,6 +38,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             PyramidAttentionBroadcast,
             FasterCache,
             FirstBlockCache,
+            SeaCache,
             GuidanceInterval,
             FewerSteps,
         )
@@ -56,6 +58,7 @@ __all__ = [
     "LayerCache",
     "LeMiCa",
     "PyramidAttentionBroadcast",
+    "SeaCache",
     "Session",
     "TaylorSeer",
     "attached",

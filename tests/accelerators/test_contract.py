@@ -25,6 +25,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "taylor-seer": {"every": 2, "warmup": 2},
     "pyramid-attention-broadcast": {"start": 0.0},
     "faster-cache": {"start": 0.0, "uncond_every": 2},
+    "sea-cache": {"threshold": 5.0, "warmup": 2},
     "first-block-cache": {"threshold": 2.0},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
@@ -35,9 +36,11 @@ REMEMBERS_NOTHING = {
 }
 HOOKED = {  # diffusers' own hooks keep what they hold until they are taken off
     "first-block-cache",
+    "sea-cache",
 }
 UNSUPPORTED = {  # everything else must work
     "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
+    "sea-cache": {"sd15", "sdxl", "pixart", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
 }
 
