@@ -3,6 +3,7 @@
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .base import Accelerator, Session, attached, check
+from .db_cache import DBCache
 from .easy_cache import EasyCache
 from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
@@ -38,6 +39,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             PyramidAttentionBroadcast,
             FasterCache,
             FirstBlockCache,
+            DBCache,
             SeaCache,
             GuidanceInterval,
             FewerSteps,
@@ -49,6 +51,7 @@ __all__ = [
     "ACCELERATORS",
     "ABCache",
     "Accelerator",
+    "DBCache",
     "EasyCache",
     "FasterCache",
     "FewerSteps",

@@ -1,4 +1,4 @@
-"""SeaCache, spectral-evolution-aware caching (2026, https://arxiv.org/abs/2602.18993), as diffusers ships it."""
+"""SeaCache, spectral-evolution-aware caching (Chung et al. 2026, https://arxiv.org/abs/2602.18993), from diffusers."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -37,7 +37,7 @@ class SeaCache(Accelerator):
 
     name: ClassVar[str] = "sea-cache"
     title: ClassVar[str] = "SeaCache"
-    paper: ClassVar[str] = "arXiv:2602.18993, as in diffusers"
+    paper: ClassVar[str] = "Chung et al. 2026, arXiv:2602.18993; as in diffusers"
     neutral: ClassVar[dict[str, Any]] = {"threshold": 0.0}
     seat: ClassVar[str] = "block stack"
 

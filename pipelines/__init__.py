@@ -14,7 +14,7 @@ from .errors import (
 )
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
 from .load import check_name, describe, for_task, load, model_name, same_model
-from .patch import patched, preserved
+from .patch import exchanged, patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
@@ -59,6 +59,7 @@ __all__ = [
     "check_name",
     "denoisers",
     "describe",
+    "exchanged",
     "family",
     "for_task",
     "ignored_words",

@@ -89,7 +89,10 @@ def test_another_size_starts_anew():
 def test_steps_that_an_outer_cache_skips_are_no_error():
     family = FAMILIES["sd3"]
     pipe = family.build()
-    with executed(family, pipe) as seen, attached(pipe, ABCache(every=2, warmup=2), SeaCache(threshold=5.0)) as session:
+    with (
+        executed(family, pipe) as seen,
+        attached(pipe, ABCache(every=2, warmup=2), SeaCache(threshold=5.0)) as session,
+    ):
         assert torch.isfinite(family.call(pipe, 8)).all()
     assert session.report().calls == seen.samples
 
