@@ -4,17 +4,21 @@ from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .adaptive_guidance import AdaptiveGuidance
 from .base import Accelerator, Session, attached, check
+from .db_cache import DBCache
 from .easy_cache import EasyCache
+from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_cache import GuidanceCache
 from .guidance_cutoff import GuidanceCutoff
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
+from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .magcache import MagCache
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .sada import SADA
+from .sea_cache import SeaCache
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
 from .teacache import TeaCache
@@ -42,11 +46,15 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             SADA,
             TeaCache,
             MagCache,
+            LayerCache,
             TaylorSeer,
             PyramidAttentionBroadcast,
+            FasterCache,
             FirstBlockCache,
             TokenCarving,
             TokenMerging,
+            DBCache,
+            SeaCache,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -63,16 +71,20 @@ __all__ = [
     "ABCache",
     "Accelerator",
     "AdaptiveGuidance",
+    "DBCache",
     "EasyCache",
+    "FasterCache",
     "FewerSteps",
     "FirstBlockCache",
     "GuidanceCache",
     "GuidanceCutoff",
     "GuidanceInterval",
     "Knob",
+    "LayerCache",
     "LeMiCa",
     "MagCache",
     "PyramidAttentionBroadcast",
+    "SeaCache",
     "Session",
     "TGate",
     "TaylorSeer",

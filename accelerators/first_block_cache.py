@@ -1,7 +1,7 @@
 """First Block Cache as diffusers ships it, which credits ParaAttention and TeaCache (arXiv:2411.19108)."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,11 +9,10 @@ from diffusers import CacheMixin, FirstBlockCacheConfig
 from diffusers.hooks import HookRegistry, apply_first_block_cache
 from torch import Tensor, nn
 
-from ..pipelines import Around, Call, Link, Network, Stage, denoisers, family, patched, preserved
+from ..pipelines import Around, Call, Link, Network, Stage, denoisers, family
 from .base import Accelerator
+from .block_hooks import hooked
 from .knobs import knob
-
-LEFT_BEHIND = ("forward", "_diffusers_hook")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class FirstBlockCache(Accelerator):
             yield
 
 
-def _start(network: nn.Module, ran: list[bool]) -> Any:
+def _start(network: nn.Module, ran: set[str]) -> Any:
     def start(link: Link) -> Around:
         registry = HookRegistry.check_if_exists_or_initialize(network)
         registry.reset_stateful_hooks(recurse=True)  # an aborted run never reaches the pipeline's own reset
@@ -80,7 +79,7 @@ def _start(network: nn.Module, ran: list[bool]) -> Any:
             ran.clear()
             with CacheMixin.cache_context(network, f"{'+'.join(call.branches)} {call.shape}"):
                 out = inner(call)
-            if call.run.steps[-1].calls and not ran:
+            if ran == {"first"}:  # of two denoisers only one is asked, and the other runs neither end
                 link.note("partial", "first block only: it hardly changed")
             states[:] = map(vars, _first_hook(network).state_manager._state_cache.values())
             return out
@@ -90,45 +89,13 @@ def _start(network: nn.Module, ran: list[bool]) -> Any:
     return start
 
 
-@contextmanager
-def _hooked(network: nn.Module, threshold: float) -> Iterator[list[bool]]:
-    """Apply diffusers' cache to *network*; yields a list that is filled whenever the last block runs.
+def _hooked(network: nn.Module, threshold: float) -> AbstractContextManager[set[str]]:
+    def apply(network: nn.Module) -> None:
+        apply_first_block_cache(network, FirstBlockCacheConfig(threshold=threshold))
 
-    Raises:
-        ValueError: diffusers does not know the blocks.
-    """
-    last = _last_block(network)
-    ran: list[bool] = []
-
-    def noted(forward: Any) -> Any:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            ran.append(True)
-            out = forward(*args, **kwargs)
-            if isinstance(out, tuple) and out[0] is None:  # SD3's last block drops its text, diffusers subtracts it
-                return (kwargs["encoder_hidden_states"], *out[1:])
-            return out
-
-        return wrapped
-
-    with preserved(list(network.modules()), LEFT_BEHIND), patched(last, "forward", noted):
-        try:
-            apply_first_block_cache(network, FirstBlockCacheConfig(threshold=threshold))
-            registry = HookRegistry.check_if_exists_or_initialize(network)
-            registry.invalidate_child_registries_cache()
-            yield ran
-        finally:
-            registry = HookRegistry.check_if_exists_or_initialize(network)
-            for hook in ("fbc_leader_block_hook", "fbc_block_hook"):
-                registry.remove_hook(hook, recurse=True)
-            registry.invalidate_child_registries_cache()
+    return hooked(network, apply, ("fbc_leader_block_hook", "fbc_block_hook"))
 
 
 def _first_hook(network: nn.Module) -> Any:
     registries = (getattr(block, "_diffusers_hook", None) for block in network.modules())
     return next(hook for r in registries if r is not None and (hook := r.get_hook("fbc_leader_block_hook")))
-
-
-def _last_block(network: nn.Module) -> nn.Module:
-    names = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
-    lists = [child for name, child in network.named_children() if name in names and isinstance(child, nn.ModuleList)]
-    return lists[-1][-1]

@@ -12,19 +12,34 @@ from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .predictors import combine
 
-ATTENTION = ("attn", "attn1", "attn2")
-FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward")
+ATTENTION = ("attn", "attn1", "attn2", "attention")
+FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward", "img_mlp", "txt_mlp")
 
 
 class Made(NamedTuple):
     """What a module gave, and at which step; joint attention gives two tensors, image and text."""
 
-    step: float
+    step: int
     parts: tuple[Tensor, ...]
+
+
+class Part(NamedTuple):
+    """A module inside the denoiser, and its path."""
+
+    path: str
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """What it is called inside its block."""
+        return last_name(self.path)
 
 
 class ModuleCache(Accelerator):
     """Skips modules inside the blocks; each is predicted from its own past, by guidance branch.
+
+    A schedule says at which steps a module is due. If it was not asked at such a step (an accelerator further out
+    skipped the whole network, or one branch of it), it runs the next time that it is asked.
 
     Attributes:
         nodes: how many past outputs a prediction uses at most.
@@ -38,11 +53,11 @@ class ModuleCache(Accelerator):
         """Tell whether the module of this name is one that may be skipped."""
 
     @abstractmethod
-    def computes(self, name: str, call: Call) -> bool:
-        """Tell whether the module runs at this call, whatever its input."""
+    def computes(self, part: Part, step: int, steps: int) -> bool:
+        """Tell whether a module runs at *step* (from 0) of a run of so many, whatever its input."""
 
     @abstractmethod
-    def weights_at(self, steps: list[float], where: float) -> tuple[float, ...]:
+    def weights_at(self, steps: list[int], where: float) -> tuple[float, ...]:
         """Return the weights of the outputs made at *steps*, oldest first."""
 
     @abstractmethod
@@ -57,16 +72,21 @@ class ModuleCache(Accelerator):
         return None
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
-        return around_modules(stage, self.cached, self._start)
+        paths = {
+            f"{network}.{path}": module
+            for network, denoiser in stage.denoisers.items()
+            for path, module in denoiser.named_modules()
+        }
+        return around_modules(stage, self.cached, lambda link: self._start(link, paths))
 
-    def _start(self, link: Link) -> AroundModule:
+    def _start(self, link: Link, paths: dict[str, nn.Module]) -> AroundModule:
         past: dict[tuple[Any, ...], deque[Made]] = {}
         link.run.holds(past)
 
-        def around(name: str, call: Call, run: Inner) -> Any:
-            key = (name, call.branches, call.shape)  # another shape is another past
+        def around(path: str, call: Call, run: Inner) -> Any:
+            key = (path, call.branches, call.shape)  # another shape is another past
             made = past.setdefault(key, deque(maxlen=self.nodes))
-            if self.computes(name, call) or not made:
+            if self._due(Part(path, paths[path]), call, made):
                 out = run()
                 if made and made[-1].step == call.step:  # a network that uses a module twice
                     made.pop()
@@ -78,6 +98,22 @@ class ModuleCache(Accelerator):
             return parts if len(parts) > 1 else parts[0]
 
         return around
+
+    def _due(self, part: Part, call: Call, made: deque[Made]) -> bool:
+        if not made or made[-1].step == call.step:
+            return not made or self.computes(part, call.step, call.steps)
+        unseen = range(made[-1].step + 1, call.step + 1)
+        return any(self.computes(part, step, call.steps) for step in unseen)
+
+
+def in_block(path: str, names: tuple[str, ...]) -> bool:
+    """Tell whether a path is that of a block's module with one of these names, and not of something like it elsewhere.
+
+    >>> in_block("layers.3.attention", ("attention",)), in_block("t_embedder.attention", ("attention",))
+    (True, False)
+    """
+    *_, block, name = ("", *path.split("."))
+    return block.isdecimal() and name in names
 
 
 def last_name(name: str) -> str:

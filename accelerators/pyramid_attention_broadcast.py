@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..pipelines import Call, KnobError
+from ..pipelines import KnobError
 from .knobs import knob
-from .module_cache import ATTENTION, ModuleCache, last_name
+from .module_cache import ATTENTION, ModuleCache, Part, in_block
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class PyramidAttentionBroadcast(ModuleCache):
 
     @classmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        return last_name(name) in ATTENTION
+        return in_block(name, ATTENTION)
 
-    def computes(self, name: str, call: Call) -> bool:
-        every = self.cross_every if last_name(name) == "attn2" else self.self_every
-        return not self.inside(call.progress) or call.step % every == 0 or call.last
+    def computes(self, part: Part, step: int, steps: int) -> bool:
+        # in SD3.5 attn2 is a second self attention; where a module does not say what it is, its name does
+        cross = getattr(part.module, "is_cross_attention", part.name == "attn2")
+        every = self.cross_every if cross else self.self_every
+        return not self.inside(step / steps) or step % every == 0 or step >= steps - 1
 
-    def weights_at(self, steps: list[float], where: float) -> tuple[float, ...]:
+    def weights_at(self, steps: list[int], where: float) -> tuple[float, ...]:
         return (1.0,)
 
     def reason(self) -> str:

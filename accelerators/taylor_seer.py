@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..pipelines import Call
 from .knobs import knob
-from .module_cache import ATTENTION, FEED_FORWARD, ModuleCache, last_name
+from .module_cache import ATTENTION, FEED_FORWARD, ModuleCache, Part, in_block
 from .predictors import taylor_weights
 from .schedules import periodic
 
@@ -47,12 +46,12 @@ class TaylorSeer(ModuleCache):
 
     @classmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        return last_name(name) in (*ATTENTION, *FEED_FORWARD)
+        return in_block(name, (*ATTENTION, *FEED_FORWARD))
 
-    def computes(self, name: str, call: Call) -> bool:
-        return periodic(call.step, call.steps, self.every, self.warmup)
+    def computes(self, part: Part, step: int, steps: int) -> bool:
+        return periodic(step, steps, self.every, self.warmup)
 
-    def weights_at(self, steps: list[float], where: float) -> tuple[float, ...]:
+    def weights_at(self, steps: list[int], where: float) -> tuple[float, ...]:
         return taylor_weights(steps, where)
 
     def reason(self) -> str:

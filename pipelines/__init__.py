@@ -26,7 +26,7 @@ from .frames import on_frames
 from .grids import Grid, area, token_grids, usual_tokens
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
-from .patch import patched, preserved
+from .patch import exchanged, patched, preserved
 from .places import Bypass, around_low_resolution, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
@@ -88,6 +88,7 @@ __all__ = [
     "clean",
     "denoisers",
     "describe",
+    "exchanged",
     "family",
     "flows",
     "for_task",

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 
 @contextmanager
 def patched(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
@@ -43,3 +45,14 @@ def preserved(owners: list[Any], names: tuple[str, ...]) -> Iterator[None]:
                     setattr(owner, name, held[name])
                 elif name in vars(owner):
                     delattr(owner, name)
+
+
+@contextmanager
+def exchanged(owner: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
+    """Let *module* stand where the child *name* of *owner* stood, in the same place among its children."""
+    old = getattr(owner, name)
+    setattr(owner, name, module)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)

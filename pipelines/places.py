@@ -132,7 +132,8 @@ def around_modules(
 ) -> Iterator[None]:
     """Send the modules inside the denoiser that *match* (attention, feed-forward, ...) through an ``AroundModule``.
 
-    It receives the module's name, the call, and a function that runs the module; it returns the module's output.
+    It receives the module's path, the call, and a function that runs the module; it returns the module's output. The
+    path begins with the denoiser's name, for Wan 2.2 has two of one shape; *match* sees the path inside the denoiser.
 
     Raises:
         UnsupportedError: no module matches, so that nothing would ever be saved.
@@ -163,10 +164,10 @@ def around_modules(
         return wrap
 
     found = [
-        (name, module)
-        for network in stage.denoisers.values()
-        for name, module in network.named_modules()
-        if name and match(name, module)
+        (f"{name}.{path}", module)
+        for name, network in stage.denoisers.items()
+        for path, module in network.named_modules()
+        if path and match(path, module)
     ]
     if not found:
         raise UnsupportedError(f"no module of {type(stage.pipe).__name__}'s denoiser matches")

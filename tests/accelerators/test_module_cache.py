@@ -3,7 +3,9 @@
 import pytest
 import torch
 from deadheat.accelerators import PyramidAttentionBroadcast, TaylorSeer, attached
+from deadheat.accelerators.module_cache import Part
 from deadheat.pipelines import KnobError
+from diffusers.models.attention_processor import Attention
 
 from ..families import FAMILIES
 
@@ -79,3 +81,12 @@ def test_branches_are_apart(on: str):
 def test_a_window_from_behind_is_refused():
     with pytest.raises(KnobError, match="swap"):
         PyramidAttentionBroadcast(start=0.9, stop=0.1)
+
+
+def test_a_second_self_attention_is_no_cross_attention():
+    """SD3.5 calls the second self attention of its dual blocks attn2, like others their cross attention."""
+    joint = Attention(query_dim=8, heads=1, dim_head=8)
+    cross = Attention(query_dim=8, heads=1, dim_head=8, cross_attention_dim=8)
+    cache = PyramidAttentionBroadcast(self_every=2, cross_every=6, start=0.0, stop=1.0)
+    steps = {m: [s for s in range(13) if cache.computes(Part("blocks.0.attn2", m), s, 13)] for m in (joint, cross)}
+    assert steps == {joint: [0, 2, 4, 6, 8, 10, 12], cross: [0, 6, 12]}

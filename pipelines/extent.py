@@ -1,0 +1,30 @@
+"""How far the picture inside a call reaches, also where its tokens stand in one row."""
+
+from math import prod
+from typing import Any
+
+from .families import Latents
+from .stage import Call
+
+
+def extent(call: Call, latents: Latents) -> tuple[int, int, int] | None:
+    """Return frames, height and width of the call's picture in latent pixels, as ``Latents.to_grid`` takes them.
+
+    None where the call does not tell, or holds more than the picture (FLUX Kontext's reference image).
+    """
+    if isinstance(call.latents, list):
+        return None
+    shape = call.latents.shape
+    sides: tuple[Any, ...] = ()
+    match latents.layout:
+        case "image" if len(shape) == 4:
+            return (1, shape[-2], shape[-1])
+        case "video" if len(shape) == 5:
+            return (shape[-3], shape[-2], shape[-1])
+        case "packed" if (ids := call.kwargs.get("img_ids")) is not None:
+            rows, columns = (int(last) + 1 for last in ids.reshape(-1, ids.shape[-1]).amax(0)[1:])
+            sides = (1, 2 * rows, 2 * columns) if rows * columns == shape[1] else ()
+        case "sequence":
+            told: tuple[Any, ...] = tuple(call.kwargs.get(side) for side in ("num_frames", "height", "width"))
+            sides = told if all(isinstance(side, int) for side in told) and prod(told) == shape[1] else ()
+    return sides or None
