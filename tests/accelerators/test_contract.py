@@ -59,7 +59,6 @@ UNSUPPORTED = {  # everything else must work
     "sea-cache": {"sd15", "sdxl", "pixart", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
     "sada": {"wan"},  # UniPC
-}
     "guidance-cutoff": {"auraflow"},
     "adaptive-guidance": {"auraflow"},
     "guidance-cache": {"auraflow"},
@@ -363,6 +362,8 @@ def test_it_is_a_value(name: str):
 @pytest.mark.parametrize("name", ACCELERATORS)
 def test_one_seat_holds_one(name: str):
     pipe = FAMILIES[next(on for on in ("sd3", *FAMILIES) if on not in UNSUPPORTED.get(name, ()))].build()
+
+
 def test_one_seat_holds_one(name: str, on: str, pipe):
     if on in UNSUPPORTED.get(name, ()):
         return
