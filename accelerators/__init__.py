@@ -9,6 +9,7 @@ from .easy_cache import EasyCache
 from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
+from .fitted_cache import FittedCache
 from .guidance_cache import GuidanceCache
 from .guidance_cutoff import GuidanceCutoff
 from .guidance_interval import GuidanceInterval
@@ -42,6 +43,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
         for cls in (
             ABCache,
             LeMiCa,
+            FittedCache,
             EasyCache,
             SADA,
             TeaCache,
@@ -76,6 +78,7 @@ __all__ = [
     "FasterCache",
     "FewerSteps",
     "FirstBlockCache",
+    "FittedCache",
     "GuidanceCache",
     "GuidanceCutoff",
     "GuidanceInterval",

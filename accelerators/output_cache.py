@@ -128,9 +128,13 @@ class OutputCache(Accelerator):
 
         return around
 
-    def predict(self, past: Past, where: float) -> Tensor:
+    def weights_for(self, nodes: list[float], where: float, steps: int) -> tuple[float, ...]:
+        """Return the weights in a run of so many steps."""
+        return self.weights_at(nodes, where)
+
+    def predict(self, past: Past, where: float, steps: int) -> Tensor:
         """Continue the past values to a place."""
-        weights = self.weights_at([node.where for node in past], where)
+        weights = self.weights_for([node.where for node in past], where, steps)
         return combine(weights, [node.output for node in past])
 
 
@@ -161,7 +165,7 @@ class Recollection:
         if self.rule.computes(call) or not known:
             return None
         where = self._where(call)
-        predicted = torch.cat([cache.predict(past[branch], where) for branch in call.branches])
+        predicted = torch.cat([cache.predict(past[branch], where, call.steps) for branch in call.branches])
         whole: Action = "reused" if cache.order == 1 else "extrapolated"
         self.link.note("partial" if cache.place == "stack" else whole, cache.reason())
         if cache.feeds_back:

@@ -201,7 +201,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     model = known_model(arguments.model)
     prompts = arguments.prompt or (list(model.prompts) if model else [])
     check_inputs(prompts, [arguments.seed], steps=arguments.steps, guidance=arguments.guidance)
-    budget = f"-{arguments.calls}" if arguments.method == "lemica" else ""
+    budget = "" if arguments.method == "magcache" else f"-{arguments.calls}"
     out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}{budget}.toml")
     if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
@@ -213,22 +213,25 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _calibrated(arguments: argparse.Namespace, prompts: list[str]) -> Any:
-    from .measure import calibrate, calibrate_magnitudes
+    from .measure import calibrate, calibrate_magnitudes, fit_cache
 
     pipe = _load(arguments)
     same = {"steps": arguments.steps, "guidance": arguments.guidance, "seed": arguments.seed}
     if arguments.method == "magcache":
         return calibrate_magnitudes(pipe, prompts, **same)
+    if arguments.method == "auto":
+        return fit_cache(pipe, prompts, **same, calls=arguments.calls, longest=arguments.longest,
+                         watch=_gaps(arguments, "prompt"))  # fmt: skip
     return calibrate(pipe, prompts, **same, calls=arguments.calls, order=arguments.order, place=arguments.place,
                      longest=arguments.longest, watch=_gaps(arguments))  # fmt: skip
 
 
-def _gaps(arguments: argparse.Namespace) -> Callable[[int, int], None]:
+def _gaps(arguments: argparse.Namespace, what: str = "gap") -> Callable[[int, int], None]:
     shown = sys.stderr.isatty() and not arguments.json
 
     def watch(done: int, of: int) -> None:
         if shown:
-            print(f"\r\033[Kgap {done}/{of}", end="\n" if done == of else "", file=sys.stderr, flush=True)
+            print(f"\r\033[K{what} {done}/{of}", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
     return watch
 
@@ -355,13 +358,13 @@ def _takes_comparison(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_calibration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", choices=["lemica", "magcache"], help="what to calibrate")
+    parser.add_argument("method", choices=["auto", "lemica", "magcache"], help="auto: a fitted cache, from one run")
     _takes_model(parser)
     parser.add_argument("--steps", type=int, default=28, help="denoising steps (default 28)")
-    parser.add_argument("--calls", type=int, default=12, help="lemica: how many of them to compute (default 12)")
+    parser.add_argument("--calls", type=int, default=12, help="auto, lemica: how many of them to compute (12)")
     parser.add_argument("--order", type=int, default=2, help="lemica: past outputs that predict a skipped one (2)")
     parser.add_argument("--place", choices=["output", "stack"], default="output", help="lemica: what a skip replaces")
-    parser.add_argument("--longest", type=int, default=6, help="lemica: longest way between computed steps (6)")
+    parser.add_argument("--longest", type=int, default=6, help="auto, lemica: longest way between computed steps")
     parser.add_argument("--prompt", action="append", help="what to draw; again for more (default: the model's own)")
     parser.add_argument("--seed", type=int, default=1000, help="of the noise; another than you compare with")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")

@@ -3,6 +3,7 @@
 from .calibrate import best_path, calibrate, gap_costs
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
+from .fit import best_steps, fit_cache, fitted, record
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
@@ -19,17 +20,21 @@ __all__ = [
     "Lane",
     "Watch",
     "best_path",
+    "best_steps",
     "calibrate",
     "calibrate_magnitudes",
     "check_inputs",
     "compare",
     "difference",
     "environment",
+    "fit_cache",
+    "fitted",
     "gap_costs",
     "hardware",
     "html_report",
     "magnitude_ratios",
     "psnr",
+    "record",
     "ssim",
     "strip_kind",
     "text_table",
