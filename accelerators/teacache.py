@@ -56,7 +56,7 @@ class TeaCache(StackCache):
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2411.19108"
     neutral: ClassVar[dict[str, Any]] = {"threshold": 0.0}
 
-    threshold: float = knob(0.2, "expected change of the output that is still ignored", low=0.0, high=10.0)
+    threshold: float = knob(0.1, "expected change of the output that is still ignored", low=0.0, high=10.0)
     polynomial: str = knob(
         "identity", "from the input's change to the output's: as it is, or as published", choices=tuple(POLYNOMIALS)
     )

@@ -64,6 +64,7 @@ def calibrate_magnitudes(
     guidance = own_guidance(pipe) if guidance is None else guidance
     ratios = magnitude_ratios(pipe, prompts, steps, guidance=guidance, seed=seed)
     magcache = MagCache(ratios=" ".join(f"{ratio:g}" for ratio in ratios))
-    what = f"{steps} steps, {len(magcache.computed(len(ratios)))} computed, {asked_for(pipe, prompts, guidance, seed)}"
+    computed = len(magcache.computed(len(ratios)))
+    what = f"{steps} steps, {computed} computed, {asked_for(pipe, prompts, guidance, seed)}"
     about = f"Calibrated: {model_name(pipe)} ({family(pipe).name}), {what}; {made_with(pipe)}."
-    return Recipe((magcache,), "magcache", about)
+    return Recipe((magcache,), f"magcache-{computed}", about)

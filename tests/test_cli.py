@@ -102,6 +102,15 @@ def test_calibrate(capsys, tmp_path):
     assert "exists already; give another --out" in err
 
 
+def test_calibrate_magcache(capsys, tmp_path):
+    preset = tmp_path / "mine.toml"
+    code, out, _ = run(capsys, "calibrate", "magcache", "pocket-dit", "--steps", "5", "--prompt", "a fox",
+                       "--out", str(preset), "--json")  # fmt: skip
+    made = json.loads(out)
+    assert code == 0 and made["recipe"].startswith("magcache:ratios=1 ")
+    assert str(Recipe.from_toml(preset)) == made["recipe"]
+
+
 def test_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -32,11 +32,14 @@ def test_too_few_calls():
         best_path(costs, 10, 3)
 
 
-@pytest.mark.parametrize("on", ["sd3", "sd15", "sdxl"])
-def test_a_gap_costs_what_a_run_with_that_gap_loses(on: str):
+@pytest.mark.parametrize(
+    ("on", "how"),
+    [("sd3", {}), ("sd15", {}), ("sdxl", {}), ("sd3", {"place": "stack"}), ("lumina2", {"place": "stack"})],
+)
+def test_a_gap_costs_what_a_run_with_that_gap_loses(on: str, how: dict):
     pipe = FAMILIES[on].build()
     before = leftovers(pipe)
-    costs = gap_costs(pipe, ["a fox", "a cat"], 6, guidance=3.0, longest=3)
+    costs = gap_costs(pipe, ["a fox", "a cat"], 6, guidance=3.0, longest=3, **how)
     assert leftovers(pipe) == before
     assert all(cost == 0 for (i, j), cost in costs.items() if j == i + 1)
     assert {j - i for i, j in costs} == {1, 2, 3}
@@ -47,7 +50,7 @@ def test_a_gap_costs_what_a_run_with_that_gap_loses(on: str):
             out = pipe(**{**arguments, "output_type": "latent"})
         return (out.images if hasattr(out, "images") else out.frames).float()
 
-    lost = (latents(LeMiCa(mask="0-2 5", of=6)) - latents()).abs().mean()
+    lost = (latents(LeMiCa(mask="0-2 5", of=6, **how)) - latents()).abs().mean()
     assert costs[2, 5] == pytest.approx(float(lost))
     assert torch.isfinite(lost)
     assert lost > 0

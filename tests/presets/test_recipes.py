@@ -1,8 +1,11 @@
 """Recipes as text, as TOML, and as presets."""
 
+import re
+from pathlib import Path
+
 import pytest
-from deadheat.accelerators import ACCELERATORS, ABCache, GuidanceInterval
-from deadheat.presets import presets
+from deadheat.accelerators import ACCELERATORS, ABCache, GuidanceInterval, LeMiCa
+from deadheat.presets import presets, recipe
 
 from deadheat import KnobError, PresetError, Recipe
 
@@ -26,6 +29,34 @@ def test_order_is_kept():
 def test_shipped_presets_can_be_read():
     assert {"faithful", "balanced", "fast"} <= set(presets("pocket-dit"))
     assert Recipe.of("balanced").accelerators
+
+
+SHIPPED = sorted(Path(recipe.__file__).parent.glob("*/*.toml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_shipped_preset_says_where_it_comes_from(file):
+    made = Recipe.from_toml(file)
+    assert made.accelerators
+    assert re.match("Published .* not measured here|Calibrated: |.*Not calibrated for your model", made.about)
+    assert file.stem not in ACCELERATORS  # its name would hide the accelerator's
+    (accelerator, *_) = made.accelerators
+    if (budget := file.stem.rpartition("-")[2]).isdecimal():
+        of = accelerator.of if isinstance(accelerator, LeMiCa) else int(made.title.split()[-1])
+        assert len(accelerator.computed(of)) == int(budget)
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("black-forest-labs/FLUX.1-dev", {"lemica-10", "lemica-26", "ab-cache-14", "magcache-14"}),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", {"lemica-14", "lemica-25"}),
+        ("Tongyi-MAI/Z-Image-Turbo", {"lemica-5", "lemica-7"}),
+        ("pocket-dit", {"magcache-13"}),
+    ],
+)
+def test_a_model_finds_its_presets(model: str, names: set[str]):
+    assert names | {"balanced"} <= set(presets(model))
 
 
 @pytest.mark.parametrize(
