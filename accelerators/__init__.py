@@ -3,7 +3,10 @@
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .base import Accelerator, Session, attached, check
+from .clockwork import Clockwork
+from .deep_cache import DeepCache
 from .easy_cache import EasyCache
+from .encoder_propagation import EncoderPropagation
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
@@ -33,6 +36,9 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
+            Clockwork,
+            DeepCache,
+            EncoderPropagation,
             GuidanceInterval,
             FewerSteps,
         )
@@ -43,7 +49,10 @@ __all__ = [
     "ACCELERATORS",
     "ABCache",
     "Accelerator",
+    "Clockwork",
+    "DeepCache",
     "EasyCache",
+    "EncoderPropagation",
     "FewerSteps",
     "FirstBlockCache",
     "GuidanceInterval",

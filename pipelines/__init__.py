@@ -15,12 +15,14 @@ from .errors import (
 from .families import FAMILIES, Family, Latents, Stack, denoisers, family
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
-from .places import Bypass, around_low_resolution, around_modules, around_stack
+from .places import Bypass, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .twins import twin
+from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
+from .unet_encoder import around_control, around_encoder
 
 __all__ = [
     "ASSETS",
@@ -51,6 +53,9 @@ __all__ = [
     "Step",
     "System",
     "UnsupportedError",
+    "around_control",
+    "around_deep_layers",
+    "around_encoder",
     "around_low_resolution",
     "around_modules",
     "around_stack",
@@ -72,7 +77,9 @@ __all__ = [
     "preserved",
     "preview",
     "same_model",
+    "skip_levels",
     "staged",
     "tensor_bytes",
     "twin",
+    "unlike_unet",
 ]

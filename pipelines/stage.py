@@ -170,6 +170,11 @@ class Stage:
         """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
         return _listed(self._watchers, watcher)
 
+    @property
+    def coming(self) -> int | None:
+        """Number of the step that is going on or about to begin, None outside a run; for what runs before a call."""
+        return len(self.runs[-1].steps) - bool(self._asked_in_step) if self._open else None
+
     # -- the clock ---------------------------------------------------------------------------------------------
 
     def _new_run(self, set_timesteps: Any) -> Any:
