@@ -136,7 +136,7 @@ class _Cut:
         self.bypass: Bypass | None = None
         self.value: Tensor | None = None
         self.asked = self.tupled = False
-        self.shapes: dict[tuple[int, ...], dict[nn.Module, Any]] = {}  # what idle modules gave, by shape of the call
+        self.shapes: dict[tuple[int, ...], dict[nn.Module, Any]] = {}  # of idle modules, by size of the latents
 
     def begin(self, start: BypassStart) -> Callable[[Link], Around]:
         def begun(link: Link) -> Around:
@@ -161,7 +161,7 @@ class _Cut:
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 if (now := self.now()) is None:
                     return forward(*args, **kwargs)
-                shapes = self.shapes.setdefault((now[0].batch, *now[0].shape), {})
+                shapes = self.shapes.setdefault(now[0].shape[1:], {})
                 hidden = args[0] if args else kwargs["hidden_states"]
                 if not self.asked:
                     self.asked = True
@@ -213,4 +213,4 @@ def _blank(shapes: Any, like: Tensor) -> Any:
     """Return zeros in those shapes: ControlNets and T2I adapters add to skip tensors that nobody reads."""
     if isinstance(shapes, list):
         return tuple(_blank(part, like) for part in shapes)
-    return like.new_zeros(shapes)
+    return like.new_zeros(len(like), *shapes[1:])
