@@ -25,7 +25,7 @@ class EncoderPropagation(UNetCache):
     so that only the timestep is new between key steps, and not the latents. ``keys="uniform"`` makes one step in
     ``every`` a key step, "published" takes the nine that the paper found for 50 steps, carried over to the steps of
     the run. A ControlNet too runs at key steps only, unless its strength changes. ``every=1`` computes everything,
-    whatever the keys. The same without training that TiUE trains a student for (one key step in four).
+    whatever the keys. TiUE trains a student for what this does without training, with one key step in four.
 
     >>> EncoderPropagation(keys="published").computed(28)
     (0, 1, 2, 3, 6, 8, 14, 19)
@@ -40,13 +40,21 @@ class EncoderPropagation(UNetCache):
 
     every: int = knob(2, "run the encoder once in this many steps", low=1, high=10, unit="steps")
     keys: str = knob("uniform", "one step in every, or the paper's key steps", choices=("uniform", "published"))
-    warmup: int = knob(4, "first steps that run whole", low=0, high=50, unit="steps")
+    warmup: int = knob(0, "first steps that run whole", low=0, high=50, unit="steps")
 
     def computes(self, step: int, steps: int) -> bool:
         """Tell whether the encoder runs at *step* (from 0) of a run of so many."""
         if self.keys == "uniform" or self.every == 1 or step < self.warmup:
             return periodic(step, steps, self.every, self.warmup, last=0)
         return step in stretched(PUBLISHED, OF, steps)
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        if self.every > 2 and self.keys == "uniform" and 8 < steps <= 30:
+            said.append(f"at {steps} steps the latents move far in {self.every}: every=2 suits 30 and fewer")
+        if self.every > 1 and self.keys == "published" and steps < OF:
+            said.append(f'the published key steps were found for {OF} steps: with {steps} try keys="uniform"')
+        return said
 
     def reason(self) -> str:
         return "decoder only, on the encoder's last features"

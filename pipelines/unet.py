@@ -26,9 +26,9 @@ BLOCKS = {  # those that leave a skip tensor a layer and one a downsampler, and 
 
 def unlike_unet(pipe: Any) -> str | None:
     """Return a sentence that says why *pipe* has no described UNet, or None if it has one."""
-    described = family(pipe)
-    if not described.unet:
-        return f"{described.name} is no UNet: it has no down and up blocks with skip connections between them"
+    if not family(pipe).unet:
+        kinds = ", ".join(type(network).__name__ for network in denoisers(pipe).values())
+        return f"its denoiser, {kinds}, is not the one UNet whose blocks are described, UNet2DConditionModel"
     for network in denoisers(pipe).values():
         for block in (*network.down_blocks, *network.up_blocks):
             if type(block).__name__ not in BLOCKS:

@@ -26,7 +26,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "first-block-cache": {"threshold": 2.0},
     "clockwork": {"clock": 2},
     "deepcache": {"every": 2},
-    "encoder-propagation": {"every": 2, "warmup": 1},
+    "encoder-propagation": {"every": 2},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
 }

@@ -10,6 +10,7 @@ from deadheat.accelerators.unet_cache import Past
 from deadheat.pipelines import KnobError, Link, Run, skip_levels
 from diffusers import (
     ControlNetModel,
+    EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler,
     MultiControlNetModel,
     StableDiffusionControlNetPipeline,
@@ -144,7 +145,7 @@ def test_clockwork_keeps_what_enters_the_last_up_block(pipe, unet):
 @torch.no_grad()
 def test_the_decoder_runs_on_the_encoders_last_features(pipe, unet):
     calls = [asked(seed) for seed in range(3)]
-    with attached(pipe, EncoderPropagation(every=3, warmup=0)):
+    with attached(pipe, EncoderPropagation(every=3)):
         outs = by_hand(pipe, calls)
     features = encoded(unet, calls[0])
     for given, out in zip(calls, outs, strict=True):
@@ -178,7 +179,7 @@ RUNS = {  # the modules of the UNet above that run at a step that is not whole
     "clockwork": (Clockwork(clock=3), ["down_blocks.0.resnets.1", "up_blocks.2.resnets.0"]),
     "shallow": (DeepCache(every=3, depth=1), ["conv_in", "up_blocks.2.resnets.2", "up_blocks.2.attentions.2"]),
     "between": (DeepCache(every=3, depth=5), ["down_blocks.1.resnets.0", "up_blocks.1.resnets.1"]),
-    "encoder": (EncoderPropagation(every=3, warmup=0), ["up_blocks.0.resnets.0", "up_blocks.2.attentions.2"]),
+    "encoder": (EncoderPropagation(every=3), ["up_blocks.0.resnets.0", "up_blocks.2.attentions.2"]),
 }
 RESTS = {  # and those that do not
     "clockwork": ["down_blocks.0.downsamplers.0", "down_blocks.1.resnets.0", "mid_block", "up_blocks.1.resnets.2"],
@@ -224,8 +225,9 @@ def inner(unet, names: list[str]) -> list[str]:
 def test_schedules():
     assert Clockwork(clock=2).computed(7) == (0, 2, 4, 6)
     assert Clockwork(clock=4, warmup=2, last=1).computed(12) == (0, 1, 2, 6, 10, 11)
-    assert EncoderPropagation(every=4, warmup=0).computed(10) == (0, 4, 8)
-    assert EncoderPropagation(keys="published", warmup=0).computed(50) == (0, 1, 2, 3, 5, 10, 15, 25, 35)
+    assert EncoderPropagation(every=4).computed(10) == (0, 4, 8)
+    assert EncoderPropagation(every=3, warmup=2).computed(9) == (0, 1, 2, 5, 8)
+    assert EncoderPropagation(keys="published").computed(50) == (0, 1, 2, 3, 5, 10, 15, 25, 35)
     assert EncoderPropagation(keys="published", every=1).computed(9) == tuple(range(9))
 
 
@@ -241,7 +243,7 @@ def test_a_skipped_call_is_made_up_for(pipe):
 # ------------------------------------------------------------------------------------- when the past does not fit
 
 
-@pytest.mark.parametrize("cache", [Clockwork(clock=9), DeepCache(every=9), EncoderPropagation(every=9, warmup=0)])
+@pytest.mark.parametrize("cache", [Clockwork(clock=9), DeepCache(every=9), EncoderPropagation(every=9)])
 def test_another_shape_runs_whole(cache, pipe):
     calls = [asked(0), asked(1), asked(2, side=12), asked(3, side=12), asked(4, batch=3), asked(5)]
     with attached(pipe, cache) as session:
@@ -252,7 +254,7 @@ def test_another_shape_runs_whole(cache, pipe):
         assert torch.equal(out, pipe.unet(**given).sample) is (action == "computed")
 
 
-@pytest.mark.parametrize("cache", [Clockwork(clock=9), DeepCache(every=9), EncoderPropagation(every=9, warmup=0)])
+@pytest.mark.parametrize("cache", [Clockwork(clock=9), DeepCache(every=9), EncoderPropagation(every=9)])
 def test_half_of_a_pair_outlives_guidance(cache, pipe):
     pair, one = asked(0, batch=2), asked(1)
     pair["sample"] = pair["sample"][:1].repeat(2, 1, 1, 1)
@@ -278,7 +280,7 @@ def test_a_branch_without_a_past_runs_whole(pipe, unet):
 
 
 @pytest.mark.parametrize("on", ["sd15", "sdxl"])
-@pytest.mark.parametrize("cache", [Clockwork(clock=2), DeepCache(every=2), EncoderPropagation(every=2, warmup=1)])
+@pytest.mark.parametrize("cache", [Clockwork(clock=2), DeepCache(every=2), EncoderPropagation()])
 def test_two_pictures_of_one_seed_are_one(cache, on: str):
     tiny = FAMILIES[on]
     pipe = tiny.build()
@@ -291,7 +293,7 @@ def test_two_pictures_of_one_seed_are_one(cache, on: str):
 CACHES = [
     Clockwork(clock=9),
     *(DeepCache(every=9, depth=depth) for depth in (1, 2, 4, 5, 8)),
-    EncoderPropagation(every=9, warmup=0),
+    EncoderPropagation(every=9),
 ]
 
 
@@ -364,7 +366,7 @@ def test_with_a_controlnet(kind, guess: bool, controlled):
 
 def test_the_controlnet_rests_with_the_encoder(controlled):
     seen, _ = counted({"control": controlled.controlnet.conv_in})
-    cache = EncoderPropagation(every=3, warmup=0)
+    cache = EncoderPropagation(every=3)
     with attached(controlled, cache):
         drawn(controlled, 8)
         assert seen["control"] == 3  # steps 0 3 6
@@ -378,7 +380,7 @@ def test_the_controlnet_rests_with_the_encoder(controlled):
 def test_several_controlnets_rest_with_the_encoder(controlled):
     controlled.register_modules(controlnet=MultiControlNetModel([controlled.controlnet, controlled.controlnet]))
     seen, _ = counted({"control": controlled.controlnet.nets[0].conv_in})
-    with attached(controlled, EncoderPropagation(every=3, warmup=0)):
+    with attached(controlled, EncoderPropagation(every=3)):
         assert torch.isfinite(drawn(controlled, 8, controlnet_conditioning_scale=[0.5, 1.0])).all()
     assert seen["control"] == 2 * 3
 
@@ -397,9 +399,17 @@ def test_a_cut_below_everything_is_refused(pipe):
     assert leftovers(pipe) == before
 
 
+def ancestral(pipe):
+    pipe.register_modules(scheduler=EulerAncestralDiscreteScheduler())
+    return pipe
+
+
 def test_cautions(pipe):
     assert any("clock=2 suits" in said for said in Clockwork(clock=4).cautions(pipe, 20))
     assert any("clock=4 suits" in said for said in Clockwork(clock=2).cautions(pipe, 50))
     assert not Clockwork(clock=1).cautions(pipe, 50)
     assert not Clockwork().cautions(pipe, 28)
+    assert any("every=2 suits" in said for said in EncoderPropagation(every=4).cautions(pipe, 28))
+    assert any("found for 50 steps" in said for said in EncoderPropagation(keys="published").cautions(pipe, 28))
+    assert any("order=1" in said for said in Clockwork(order=2).cautions(ancestral(pipe), 28))
     assert any("far apart" in said for said in DeepCache().cautions(pipe, 6))
