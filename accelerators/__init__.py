@@ -4,8 +4,11 @@ from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .adaptive_guidance import AdaptiveGuidance
 from .base import Accelerator, Session, attached, check
+from .clockwork import Clockwork
 from .db_cache import DBCache
+from .deep_cache import DeepCache
 from .easy_cache import EasyCache
+from .encoder_propagation import EncoderPropagation
 from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
@@ -57,6 +60,9 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             TokenMerging,
             DBCache,
             SeaCache,
+            Clockwork,
+            DeepCache,
+            EncoderPropagation,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -73,8 +79,11 @@ __all__ = [
     "ABCache",
     "Accelerator",
     "AdaptiveGuidance",
+    "Clockwork",
     "DBCache",
+    "DeepCache",
     "EasyCache",
+    "EncoderPropagation",
     "FasterCache",
     "FewerSteps",
     "FirstBlockCache",

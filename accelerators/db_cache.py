@@ -78,7 +78,7 @@ class DBCache(Accelerator):
             return
         with ExitStack() as stack:
             for network in stage.denoisers.values():
-                stack.enter_context(stage.around_denoiser(self._started(network, stage.family.stacks)))
+                stack.enter_context(stage.around_denoiser(self._started(network, stage.family.stacks), innermost=True))
             yield
 
     def _started(self, network: nn.Module, rows: tuple[Stack, ...]) -> Any:

@@ -63,7 +63,7 @@ class FirstBlockCache(Accelerator):
         with ExitStack() as stack:
             for network in stage.denoisers.values():
                 ran = stack.enter_context(_hooked(network, self.threshold))
-                stack.enter_context(stage.around_denoiser(_start(network, ran)))
+                stack.enter_context(stage.around_denoiser(_start(network, ran), innermost=True))
             yield
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from ..pipelines import KnobError
 
 
-def periodic(step: int, steps: int, every: int, warmup: int) -> bool:
-    """Tell whether a step is computed: the first *warmup*, then one in *every*, and the last.
+def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1) -> bool:
+    """Tell whether a step is computed: the first *warmup*, then one in *every*, and the last one, or so many.
 
     >>> [step for step in range(14) if periodic(step, 14, 3, 4)]
     [0, 1, 2, 3, 4, 7, 10, 13]
     """
-    return step < warmup or (step - warmup) % every == 0 or step >= steps - 1
+    return step < warmup or (step - warmup) % every == 0 or step >= steps - last
 
 
 def read_mask(text: str, of: int) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ class SeaCache(Accelerator):
         with ExitStack() as stack:
             for network in stage.denoisers.values():
                 stack.enter_context(self._hooked(network, stage.family.latents, stage.family.video))
-                stack.enter_context(stage.around_denoiser(_start(network)))
+                stack.enter_context(stage.around_denoiser(_start(network), innermost=True))
             yield
 
     def _hooked(self, network: nn.Module, latents: Latents, video: bool) -> AbstractContextManager[set[str]]:

@@ -27,7 +27,7 @@ from .grids import Grid, area, token_grids, usual_tokens
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
-from .places import Bypass, around_low_resolution, around_modules
+from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .run import Action, Report, Run, Step, tensor_bytes
 from .solver import Level, Walk, around_steps, levels, unsolved
@@ -35,6 +35,8 @@ from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .tokens import RunTokens, around_tokens, on_grid, on_tokens, put
 from .twins import twin
+from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
+from .unet_encoder import around_control, around_encoder
 
 __all__ = [
     "ASSETS",
@@ -76,6 +78,9 @@ __all__ = [
     "Walk",
     "area",
     "around_attention",
+    "around_control",
+    "around_deep_layers",
+    "around_encoder",
     "around_image_tokens",
     "around_low_resolution",
     "around_modules",
@@ -109,10 +114,12 @@ __all__ = [
     "preview",
     "put",
     "same_model",
+    "skip_levels",
     "staged",
     "tensor_bytes",
     "token_grids",
     "twin",
+    "unlike_unet",
     "unseen_attention",
     "unseen_modules",
     "unsolved",

@@ -1,4 +1,4 @@
-"""Places to stand inside the denoiser: a UNet's low-resolution branch, single modules; block_stack.py has one more.
+"""Places to stand inside the denoiser: single modules; ``block_stack`` and ``unet`` have more of them.
 
 Each is written once for all families and reads only their descriptions. The place around the whole denoiser, and the
 one around the solver, are methods of ``Stage``.
@@ -68,58 +68,6 @@ def per_run(stage: Stage, now: Now, start: BypassStart) -> AbstractContextManage
 def called(stage: Stage, now: Now) -> tuple[Call, Bypass] | None:
     """Return the call that is going through, and what decides; None outside a run."""
     return (stage.call, now.bypass) if stage.call is not None and now.bypass is not None else None
-
-
-@contextmanager
-def around_low_resolution(stage: Stage, start: BypassStart) -> Iterator[None]:
-    """Let a ``Bypass`` replace everything of a UNet below its first resolution.
-
-    The first down block and the last up block always run. ``instead`` sees the first down block's output and gives
-    the output of the last but one up block, (batch, channels, h, w); ``learn`` receives it.
-
-    Raises:
-        UnsupportedError: the denoiser is no UNet with at least two resolutions.
-    """
-    if not stage.family.unet:
-        raise UnsupportedError(f"{stage.family.name} is no UNet: it has no low-resolution branch")
-    with ExitStack() as stack:
-        for network in stage.denoisers.values():
-            downs, ups = list(network.down_blocks)[1:], list(network.up_blocks)[:-1]
-            if not downs:
-                raise UnsupportedError("this UNet has one resolution only: it has no low-resolution branch")
-            now = Now()
-            stack.enter_context(per_run(stage, now, start))
-            mids = [network.mid_block] if network.mid_block is not None else []
-            for block in (*downs, *mids, *ups):
-                wrap = _level(stage, now, block, (block is downs[0], block is ups[-1]))
-                stack.enter_context(patched(block, call_point(block), wrap))
-        yield
-
-
-def _level(stage: Stage, now: Now, block: Any, ends: tuple[bool, bool]) -> Any:
-    first, last = ends
-    # a skipped down block still owes the up blocks as many skip tensors as they will pop
-    owed = len(block.resnets) + bool(getattr(block, "downsamplers", None))
-    down = hasattr(block, "downsamplers")
-
-    def wrap(forward: Any) -> Any:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if (asked := called(stage, now)) is None:
-                return forward(*args, **kwargs)
-            hidden = args[0] if args else kwargs["hidden_states"]
-            if first:
-                now.value = asked[1].instead(asked[0], hidden)
-            if now.value is None:
-                out = forward(*args, **kwargs)
-                if last:
-                    asked[1].learn(asked[0], out)
-                return out
-            hidden = now.value if last else hidden
-            return (hidden, (hidden,) * owed) if down else hidden
-
-        return wrapped
-
-    return wrap
 
 
 Inner = functools.partial[Any]  # call it without arguments; what the module was given, it holds

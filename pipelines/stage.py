@@ -6,6 +6,7 @@ values, and no pipeline needs a callback.
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -152,7 +153,7 @@ class Stage:
     runs: list[Run] = field(default_factory=list)
     call: Call | None = None
     owner: str = ""
-    _starts: list[tuple[str, Start]] = field(default_factory=list)
+    _starts: list[tuple[bool, str, Start]] = field(default_factory=list)
     _solvers: list[Solver] = field(default_factory=list)
     _watchers: list[Watcher] = field(default_factory=list)
     _arounds: list[Around] = field(default_factory=list)
@@ -161,9 +162,13 @@ class Stage:
     _cfg: bool | None = None
     _told: int | None = None
 
-    def around_denoiser(self, start: Start) -> AbstractContextManager[None]:
-        """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost."""
-        return _listed(self._starts, (self.owner, start))
+    def around_denoiser(self, start: Start, innermost: bool = False) -> AbstractContextManager[None]:
+        """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost.
+
+        What keys its state by the call that really reaches the network asks to stand *innermost*, behind all that
+        still change the call (guidance that drops half of a pair).
+        """
+        return _listed(self._starts, (innermost, self.owner, start))
 
     def around_solver(self, solver: Solver) -> AbstractContextManager[None]:
         """Send every ``scheduler.step`` through *solver*; first come, outermost."""
@@ -172,6 +177,11 @@ class Stage:
     def watch(self, watcher: Watcher) -> AbstractContextManager[None]:
         """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
         return _listed(self._watchers, watcher)
+
+    @property
+    def coming(self) -> int | None:
+        """Number of the step that is going on or about to begin, None outside a run; for what runs before a call."""
+        return len(self.runs[-1].steps) - bool(self._asked_in_step) if self._open else None
 
     # -- the clock ---------------------------------------------------------------------------------------------
 
@@ -185,9 +195,10 @@ class Stage:
                 self.runs.pop()
             self.runs.append(Run())
             links: list[Link] = []
-            for owner, _ in self._starts:
+            starts = sorted(self._starts, key=operator.itemgetter(0))  # stable: those innermost come last
+            for _, owner, _ in starts:
                 links.append(Link(owner, self.runs[-1], tuple(links)))
-            self._arounds = [start(link) for (_, start), link in zip(self._starts, links, strict=True)]
+            self._arounds = [start(link) for (_, _, start), link in zip(starts, links, strict=True)]
             self._open, self._asked_in_step = True, 0
             return result
 
@@ -344,7 +355,7 @@ def _sigmas(pipe: Any) -> list[float]:
     if sigmas is not None and len(sigmas) >= planned:
         levels = torch.as_tensor(sigmas)[:planned]
     elif alphas is not None:
-        kept = alphas[torch.as_tensor(scheduler.timesteps).long().cpu()]
+        kept = alphas[torch.as_tensor(scheduler.timesteps).long().cpu()].clamp(min=1e-6)  # a zero SNR has no end
         levels = ((1 - kept) / kept) ** 0.5
     else:
         levels = torch.as_tensor(scheduler.timesteps)

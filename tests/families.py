@@ -472,8 +472,8 @@ _videos = {"several": "num_videos_per_prompt"}
 FAMILIES: dict[str, TinyFamily] = {
     family.name: family
     for family in (
-        TinyFamily("sd15", _sd15, "conv_in"),
-        TinyFamily("sdxl", _sdxl, "conv_in"),
+        TinyFamily("sd15", _sd15, "conv_out"),
+        TinyFamily("sdxl", _sdxl, "conv_out"),
         TinyFamily(
             "pixart",
             _pixart,

@@ -1,0 +1,98 @@
+"""Encoder propagation, from Faster Diffusion (Li et al. 2023, https://arxiv.org/abs/2312.09608)."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..pipelines import Link, Stage, around_control, around_encoder, denoisers
+from .knobs import knob
+from .schedules import periodic, stretched
+from .unet_cache import Past, UNetCache
+
+PUBLISHED, OF = (0, 1, 2, 3, 5, 10, 15, 25, 35), 50  # the paper's key steps
+
+
+@dataclass(frozen=True)
+class EncoderPropagation(UNetCache):
+    """Run a UNet's encoder at key steps only; between, its decoder runs on the features of the last of them.
+
+    With E the encoder (first convolution, down blocks, mid block) and D the decoder, the prediction at a step t is
+
+        D(E(x(k), k), t),     k the last key step up to t,
+
+    so that only the timestep is new between key steps, and not the latents. ``keys="uniform"`` makes one step in
+    ``every`` a key step, "published" takes the nine that the paper found for 50 steps, carried over to the steps of
+    the run. A ControlNet too runs at key steps only, unless its strength changes. ``every=1`` computes everything,
+    whatever the keys. TiUE trains a student for what this does without training, with one key step in four.
+
+    >>> EncoderPropagation(keys="published").computed(28)
+    (0, 1, 2, 3, 6, 8, 14, 19)
+    """
+
+    name: ClassVar[str] = "encoder-propagation"
+    title: ClassVar[str] = "Encoder propagation"
+    paper: ClassVar[str] = "Li et al. 2023, arXiv:2312.09608"
+    neutral: ClassVar[dict[str, Any]] = {"every": 1}
+    seat: ClassVar[str] = "deep part of the UNet"
+    order: ClassVar[int] = 1  # type: ignore[misc]
+
+    every: int = knob(2, "run the encoder once in this many steps", low=1, high=10, unit="steps")
+    keys: str = knob("uniform", "one step in every, or the paper's key steps", choices=("uniform", "published"))
+    warmup: int = knob(0, "first steps that run whole", low=0, high=50, unit="steps")
+
+    def computes(self, step: int, steps: int) -> bool:
+        """Tell whether the encoder runs at *step* (from 0) of a run of so many."""
+        if self.keys == "uniform" or self.every == 1 or step < self.warmup:
+            return periodic(step, steps, self.every, self.warmup, last=0)
+        return step in stretched(PUBLISHED, OF, steps)
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        if self.every > 2 and self.keys == "uniform" and 8 < steps <= 30:
+            said.append(f"at {steps} steps the latents move far in {self.every}: every=2 suits 30 and fewer")
+        if self.every > 1 and self.keys == "published" and steps < OF:
+            said.append(f'the published key steps were found for {OF} steps: with {steps} try keys="uniform"')
+        return said
+
+    def reason(self) -> str:
+        return "decoder only, on the encoder's last features"
+
+    @classmethod
+    def supports(cls, pipe: Any) -> str | None:
+        if (why := super().supports(pipe)) is not None:
+            return why
+        if any(network.mid_block is None for network in denoisers(pipe).values()):
+            return "its UNet has no mid block, at which the encoder would end"
+        return None
+
+    @contextmanager
+    def attach(self, stage: Stage) -> Iterator[None]:
+        now: list[weakref.ref[_Encoder]] = []
+
+        def start(link: Link) -> "_Encoder":
+            past = _Encoder(self, link)
+            now[:] = [weakref.ref(past)]  # the run's chain alone holds it, so that it dies with the run
+            return past
+
+        with around_encoder(stage, start), around_control(stage, lambda: now[0]() if now else None):
+            yield
+
+
+class _Encoder(Past):
+    """What encoder and ControlNet gave in one run."""
+
+    def __init__(self, cache: UNetCache, link: Link) -> None:
+        super().__init__(cache, link)
+        self.control: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        link.run.holds(self.control)
+
+    def instead_of_control(self, step: int, asked: tuple[Any, ...]) -> Any | None:
+        """Return the residuals of the last key step; None where the ControlNet has to run."""
+        since, out = self.control.get(asked, (None, None))
+        return None if since is None or self.cache.due(since, step, self.link.run.total) else out
+
+    def learn_control(self, step: int, asked: tuple[Any, ...], out: Any) -> None:
+        """Remember the residuals."""
+        self.control[asked] = (step, out)
