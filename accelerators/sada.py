@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..pipelines import Call, KnobError, RunTokens, Stage, around_steps, around_tokens, unsolved
+from ..pipelines import Call, KnobError, RunTokens, Stage, around_steps, around_token_modules, unsolved
 from .base import Accelerator
 from .knobs import knob
 from .trajectory import Trajectory
@@ -110,5 +110,5 @@ class SADA(Accelerator):
             def around(name: str, call: Call, hidden: Tensor, run: RunTokens) -> Tensor:
                 return run(None) if (walk := present()) is None else walk.tokens(name, call, hidden, run)
 
-            with around_tokens(stage, around):
+            with around_token_modules(stage, around):
                 yield

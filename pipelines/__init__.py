@@ -33,7 +33,7 @@ from .run import Action, Report, Run, Step, tensor_bytes
 from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
-from .tokens import RunTokens, around_tokens, on_grid, on_tokens, put
+from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
 from .twins import twin
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
@@ -86,7 +86,7 @@ __all__ = [
     "around_modules",
     "around_stack",
     "around_steps",
-    "around_tokens",
+    "around_token_modules",
     "best_device",
     "call_arguments",
     "check_name",

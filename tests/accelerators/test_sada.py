@@ -17,7 +17,7 @@ from deadheat.pipelines import (
     SolverStep,
     Step,
     UnsupportedError,
-    around_tokens,
+    around_token_modules,
     on_grid,
     staged,
 )
@@ -275,7 +275,7 @@ def test_all_tokens_are_the_whole_module_and_some_are_a_part_of_it(on: str):
         seen.add(name.rpartition(".")[2])
         return whole
 
-    with staged(pipe) as stage, around_tokens(stage, around):
+    with staged(pipe) as stage, around_token_modules(stage, around):
         assert torch.equal(plain, tiny.call(pipe, 2))
     assert leftovers(pipe) == before
     assert seen == {"sd15": {"ff", "attn1", "attn2"}, "wan": {"ffn"}}.get(on, seen)

@@ -25,7 +25,7 @@ AroundTokens = Callable[[str, Call, Tensor, RunTokens], Tensor]
 
 
 @contextmanager
-def around_tokens(stage: Stage, around: AroundTokens) -> Iterator[None]:
+def around_token_modules(stage: Stage, around: AroundTokens) -> Iterator[None]:
     """Send the modules that may run on a part of their tokens through *around*.
 
     It receives the module's name, the call, the module's input (samples, tokens, channels), and a function that runs
