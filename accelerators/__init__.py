@@ -10,6 +10,7 @@ from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .region_adaptive import RegionAdaptive
 from .taylor_seer import TaylorSeer
 
 
@@ -33,6 +34,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             TaylorSeer,
             PyramidAttentionBroadcast,
             FirstBlockCache,
+            RegionAdaptive,
             GuidanceInterval,
             FewerSteps,
         )
@@ -50,6 +52,7 @@ __all__ = [
     "Knob",
     "LeMiCa",
     "PyramidAttentionBroadcast",
+    "RegionAdaptive",
     "Session",
     "TaylorSeer",
     "attached",

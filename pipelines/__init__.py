@@ -17,9 +17,11 @@ from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
-from .run import Action, Report, Run, Step, tensor_bytes
+from .rows import Rows
+from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
 
 __all__ = [
@@ -44,7 +46,9 @@ __all__ = [
     "Network",
     "PresetError",
     "Report",
+    "Rows",
     "Run",
+    "Selector",
     "SolverStep",
     "Stack",
     "Stage",
@@ -54,6 +58,7 @@ __all__ = [
     "around_low_resolution",
     "around_modules",
     "around_stack",
+    "around_tokens",
     "best_device",
     "call_arguments",
     "check_name",
@@ -67,6 +72,8 @@ __all__ = [
     "model_name",
     "models",
     "nearest",
+    "packed",
+    "patch_size",
     "patched",
     "pictures",
     "preserved",
@@ -75,4 +82,6 @@ __all__ = [
     "staged",
     "tensor_bytes",
     "twin",
+    "unpacked",
+    "why_whole",
 ]

@@ -29,6 +29,9 @@ class Stack:
         joint: whether text tokens stand in that same sequence, before the image tokens.
         returns: index of the image tokens in the tuple that a block returns; None where it returns one tensor.
         per_token: other block arguments that are indexed by token: name -> (dimension, which tokens).
+        attends: names of the self-attention modules of a block, as far as it has them.
+        text_last: whether the keys of joint attention hold the text tokens behind the image tokens, not before.
+        text_mask: where the sequence is joint: the denoiser's argument whose rows count each sample's text tokens.
     """
 
     blocks: str
@@ -36,6 +39,9 @@ class Stack:
     joint: bool = False
     returns: int | None = None
     per_token: Mapping[str, tuple[int, Scope]] = field(default_factory=lambda: MappingProxyType({}))
+    attends: tuple[str, ...] = ("attn",)
+    text_last: bool = False
+    text_mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,31 @@ class Latents:
             case "sequence":
                 return grid.flatten(2).transpose(1, 2)
 
+    def tokens(self, kwargs: Mapping[str, Any], latents: Tensor, patch: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return frames, rows and columns of image tokens in a denoiser call with the arguments *kwargs*."""
+        match self.layout:
+            case "packed":
+                height, width = (int(n) + 1 for n in kwargs["img_ids"].reshape(-1, 3)[:, 1:].amax(0))
+                return 1, height, width
+            case "sequence":
+                return kwargs["num_frames"], kwargs["height"], kwargs["width"]
+            case _:
+                frames = latents.shape[2] // patch[0] if self.layout == "video" else 1
+                return frames, latents.shape[-2] // patch[1], latents.shape[-1] // patch[2]
+
+    def per_token(self, latents: Tensor, patch: tuple[int, ...]) -> Tensor:
+        """Return latents as (B, tokens, latent pixels of a token, C)."""
+        match self.layout:
+            case "packed":
+                return latents.unflatten(2, (-1, 4)).transpose(2, 3)
+            case "sequence":
+                return latents.unsqueeze(2)
+            case _:
+                grid = self.to_grid(latents, 1, *latents.shape[-2:])
+                f, h, w = patch if self.layout == "video" else (1, *patch[1:])
+                cells = grid.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, f))  # B C F f H h W w
+                return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4, 6).flatten(1, 3)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -89,6 +120,7 @@ class Family:
         stacks: transformer block lists in the order they run; empty for a UNet and for an unknown family.
         unet: whether the denoiser is a UNet with ``down_blocks``, ``mid_block`` and ``up_blocks``.
         video: whether the pipeline makes frames.
+        final: name of the last layer that gives its output token by token.
     """
 
     name: str
@@ -97,19 +129,23 @@ class Family:
     stacks: tuple[Stack, ...] = ()
     unet: bool = False
     video: bool = False
+    final: str = "proj_out"
 
     @property
     def known(self) -> bool:
         return bool(self.stacks) or self.unet
 
 
+_SELF = ("attn1",)
 _FLUX_ROPE: Mapping[str, tuple[int, Scope]] = MappingProxyType({ROPE: (0, "text+image")})
 
 UNKNOWN = Family("unknown family")
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "SD3Transformer2DModel": Family(
-            "Stable Diffusion 3", "batched", stacks=(Stack("transformer_blocks", returns=1),)
+            "Stable Diffusion 3",
+            "batched",
+            stacks=(Stack("transformer_blocks", returns=1, attends=("attn", "attn2"), text_last=True),),
         ),
         "FluxTransformer2DModel": Family(
             "FLUX.1",
@@ -120,24 +156,32 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
         ),
-        "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks"),)),
+        "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks", attends=_SELF),)),
         "Lumina2Transformer2DModel": Family(
             "Lumina 2",
             "separate",
-            stacks=(Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")})),),
+            stacks=(
+                Stack(
+                    "layers",
+                    joint=True,
+                    per_token=MappingProxyType({ROPE: (1, "text+image")}),
+                    text_mask="encoder_attention_mask",
+                ),
+            ),
+            final="norm_out",
         ),
         "WanTransformer3DModel": Family(
             "Wan",
             "separate",
             Latents("video"),
-            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")})),),
+            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")}), attends=_SELF),),
             video=True,
         ),
         "LTXVideoTransformer3DModel": Family(
             "LTX-Video",
             "batched",
             Latents("sequence"),
-            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")})),),
+            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")}), attends=_SELF),),
             video=True,
         ),
     }
