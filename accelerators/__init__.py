@@ -21,6 +21,7 @@ from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .magcache import MagCache
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .region_adaptive import RegionAdaptive
 from .sada import SADA
 from .sea_cache import SeaCache
 from .t_gate import TGate
@@ -63,6 +64,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             Clockwork,
             DeepCache,
             EncoderPropagation,
+            RegionAdaptive,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -96,6 +98,7 @@ __all__ = [
     "LeMiCa",
     "MagCache",
     "PyramidAttentionBroadcast",
+    "RegionAdaptive",
     "SeaCache",
     "Session",
     "TGate",

@@ -19,6 +19,7 @@ class Accelerator(ABC):
         paper: where the method comes from.
         neutral: knob values with which the accelerator changes nothing at all.
         seat: what it occupies; two accelerators of one recipe cannot have the same seat.
+        excludes: seats that nobody may have beside it.
     """
 
     name: ClassVar[str]
@@ -26,6 +27,7 @@ class Accelerator(ABC):
     paper: ClassVar[str]
     neutral: ClassVar[Mapping[str, Any]]
     seat: ClassVar[str]
+    excludes: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse a knob outside its range."""
@@ -106,7 +108,7 @@ def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
 
     Raises:
         UnsupportedError: an accelerator cannot work with this pipeline.
-        IncompatibleError: two accelerators want the same seat.
+        IncompatibleError: two accelerators want the same seat, or one excludes the other's.
     """
     for accelerator in accelerators:
         if (why := accelerator.supports(pipe)) is not None:
@@ -118,6 +120,11 @@ def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
             raise IncompatibleError(
                 f"{other} and {accelerator} both take the {accelerator.seat}; "
                 f"the second would only see what the first lets through: keep one of them"
+            )
+    for accelerator in accelerators:
+        for seat in sorted(accelerator.excludes & seats.keys()):
+            raise IncompatibleError(
+                f"{accelerator} leaves nothing whole for {seats[seat]}, which takes the {seat}: keep one of them"
             )
 
 

@@ -29,11 +29,13 @@ from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
-from .run import Action, Report, Run, Step, tensor_bytes
+from .rows import Rows
+from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
 from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
+from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
@@ -66,8 +68,10 @@ __all__ = [
     "Onlooker",
     "PresetError",
     "Report",
+    "Rows",
     "Run",
     "RunTokens",
+    "Selector",
     "SelfAttention",
     "SolverStep",
     "Stack",
@@ -87,6 +91,7 @@ __all__ = [
     "around_stack",
     "around_steps",
     "around_token_modules",
+    "around_tokens",
     "best_device",
     "call_arguments",
     "check_name",
@@ -108,6 +113,8 @@ __all__ = [
     "on_frames",
     "on_grid",
     "on_tokens",
+    "packed",
+    "patch_size",
     "patched",
     "pictures",
     "preserved",
@@ -120,8 +127,10 @@ __all__ = [
     "token_grids",
     "twin",
     "unlike_unet",
+    "unpacked",
     "unseen_attention",
     "unseen_modules",
     "unsolved",
     "usual_tokens",
+    "why_whole",
 ]

@@ -178,9 +178,9 @@ def _self_attention(
         return None
     for grid in grids:
         text = query.shape[2] - area(grid)
-        if text == told or (told is None and (text == 0 or (text > 0 and described.attends != "image"))):
+        if text == told or (told is None and (text == 0 or (text > 0 and described.sequence != "image"))):
             scale = given.get("scale") or query.shape[-1] ** -0.5
-            first = text if described.attends == "text+image" else 0
+            first = text if described.sequence == "text+image" else 0
             return SelfAttention(query, key, value, scale, grid, first)
     return None
 
@@ -207,4 +207,4 @@ def _apart(given: Mapping[str, Any]) -> int | None:
 
 def _crosses(described: Family, given: Mapping[str, Any]) -> bool:
     """Tell whether attention looks at text only: its text may happen to be as long as the picture."""
-    return described.attends == "image" and _apart(given) is not None
+    return described.sequence == "image" and _apart(given) is not None

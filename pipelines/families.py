@@ -35,6 +35,11 @@ class Stack:
         modulation: how a block lets it act on its input. "norm": norm1 takes both; "table": norm1(x) * (1 + scale) +
             shift, both from the block's scale_shift_table plus the embedding; "embedding": as "table", but caches
             look at the embedding alone; "none": not described.
+=======
+        attends: names of the self-attention modules of a block, as far as it has them.
+        text_last: whether the keys of joint attention hold the text tokens behind the image tokens, not before.
+        text_mask: where the sequence is joint: the denoiser's argument whose rows count each sample's text tokens.
+>>>>>>> wt-ras
     """
 
     blocks: str
@@ -44,6 +49,9 @@ class Stack:
     per_token: Mapping[str, tuple[int, Scope]] = field(default_factory=lambda: MappingProxyType({}))
     embedding: str = "temb"
     modulation: Modulation = "none"
+    attends: tuple[str, ...] = ("attn",)
+    text_last: bool = False
+    text_mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,31 @@ class Latents:
             case "sequence":
                 return grid.flatten(2).transpose(1, 2)
 
+    def tokens(self, kwargs: Mapping[str, Any], latents: Tensor, patch: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return frames, rows and columns of image tokens in a denoiser call with the arguments *kwargs*."""
+        match self.layout:
+            case "packed":
+                height, width = (int(n) + 1 for n in kwargs["img_ids"].reshape(-1, 3)[:, 1:].amax(0))
+                return 1, height, width
+            case "sequence":
+                return kwargs["num_frames"], kwargs["height"], kwargs["width"]
+            case _:
+                frames = latents.shape[2] // patch[0] if self.layout == "video" else 1
+                return frames, latents.shape[-2] // patch[1], latents.shape[-1] // patch[2]
+
+    def per_token(self, latents: Tensor, patch: tuple[int, ...]) -> Tensor:
+        """Return latents as (B, tokens, latent pixels of a token, C)."""
+        match self.layout:
+            case "packed":
+                return latents.unflatten(2, (-1, 4)).transpose(2, 3)
+            case "sequence":
+                return latents.unsqueeze(2)
+            case _:
+                grid = self.to_grid(latents, 1, *latents.shape[-2:])
+                f, h, w = patch if self.layout == "video" else (1, *patch[1:])
+                cells = grid.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, f))  # B C F f H h W w
+                return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4, 6).flatten(1, 3)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -97,7 +130,8 @@ class Family:
         stacks: transformer block lists in the order they run; empty for a UNet and for an unknown family.
         unet: whether the denoiser is a UNet with ``down_blocks``, ``mid_block`` and ``up_blocks``.
         video: whether the pipeline makes frames.
-        attends: which tokens self-attention joins into one sequence, and in which order.
+        sequence: which tokens self-attention joins into one sequence, and in which order.
+        final: name of the last layer that gives its output token by token.
     """
 
     name: str
@@ -106,13 +140,15 @@ class Family:
     stacks: tuple[Stack, ...] = ()
     unet: bool = False
     video: bool = False
-    attends: Sequence = "image"
+    sequence: Sequence = "image"
+    final: str = "proj_out"
 
     @property
     def known(self) -> bool:
         return bool(self.stacks) or self.unet
 
 
+_SELF = ("attn1",)
 _FLUX_ROPE: Mapping[str, tuple[int, Scope]] = MappingProxyType({ROPE: (0, "text+image")})
 
 UNKNOWN = Family("unknown family")
@@ -121,8 +157,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "SD3Transformer2DModel": Family(
             "Stable Diffusion 3",
             "batched",
-            stacks=(Stack("transformer_blocks", returns=1, modulation="norm"),),
-            attends="image+text",
+            stacks=(
+                Stack(
+                    "transformer_blocks", returns=1, modulation="norm", attends=("attn", "attn2"), text_last=True
+                ),
+            ),
+            sequence="image+text",
         ),
         "FluxTransformer2DModel": Family(
             "FLUX.1",
@@ -132,31 +172,41 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE, modulation="norm"),
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
-            attends="text+image",
+            sequence="text+image",
         ),
         "PixArtTransformer2DModel": Family(
-            "PixArt", "batched", stacks=(Stack("transformer_blocks", embedding="timestep", modulation="table"),)
+            "PixArt",
+            "batched",
+            stacks=(Stack("transformer_blocks", embedding="timestep", modulation="table", attends=_SELF),),
         ),
         "Lumina2Transformer2DModel": Family(
             "Lumina 2",
             "separate",
             stacks=(
-                Stack("layers", joint=True, per_token=MappingProxyType({ROPE: (1, "text+image")}), modulation="norm"),
+                Stack(
+                    "layers",
+                    joint=True,
+                    per_token=MappingProxyType({ROPE: (1, "text+image")}),
+                    modulation="norm",
+                    text_mask="encoder_attention_mask",
+                ),
             ),
-            attends="text+image",
+            sequence="text+image",
+            final="norm_out",
         ),
         "WanTransformer3DModel": Family(
             "Wan",
             "separate",
             Latents("video"),
-            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")}), modulation="embedding"),),
+<<<<<<< HEAD
+            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")}), modulation="embedding", attends=_SELF),),
             video=True,
         ),
         "LTXVideoTransformer3DModel": Family(
             "LTX-Video",
             "batched",
             Latents("sequence"),
-            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")}), modulation="table"),),
+            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")}), modulation="table", attends=_SELF),),
             video=True,
         ),
     }

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class Step:
         calls: samples that went through the denoiser (a batched guidance pair counts 2).
         asked: samples that the pipeline asked for.
         seconds: host time of the step.
+        grid: frames, rows and columns of image tokens, where only some of them ran; else empty.
+        active: which of them ran, as ``packed`` writes it.
     """
 
     index: int
@@ -33,6 +35,8 @@ class Step:
     calls: int = 0
     asked: int = 0
     seconds: float = 0.0
+    grid: tuple[int, ...] = ()
+    active: str = ""
 
 
 @dataclass
@@ -85,6 +89,25 @@ class Run:
     def release(self) -> None:
         """Let go of everything the accelerators held: a finished run keeps numbers only."""
         self._held.clear()
+
+
+def packed(flags: Sequence[bool]) -> str:
+    """Write flags as hexadecimal digits, four a digit.
+
+    >>> packed([True, False, False, True, True])
+    '98'
+    """
+    bits = "".join("01"[flag] for flag in flags)
+    return "".join(f"{int(bits[at : at + 4].ljust(4, '0'), 2):x}" for at in range(0, len(bits), 4))
+
+
+def unpacked(text: str, count: int) -> list[bool]:
+    """Read what ``packed`` wrote.
+
+    >>> unpacked("98", 5)
+    [True, False, False, True, True]
+    """
+    return [bit == "1" for digit in text for bit in f"{int(digit, 16):04b}"][:count]
 
 
 def tensor_bytes(container: Any) -> int:
