@@ -35,11 +35,11 @@ class Stack:
         modulation: how a block lets it act on its input. "norm": norm1 takes both; "table": norm1(x) * (1 + scale) +
             shift, both from the block's scale_shift_table plus the embedding; "embedding": as "table", but caches
             look at the embedding alone; "none": not described.
-=======
+    =======
         attends: names of the self-attention modules of a block, as far as it has them.
         text_last: whether the keys of joint attention hold the text tokens behind the image tokens, not before.
         text_mask: where the sequence is joint: the denoiser's argument whose rows count each sample's text tokens.
->>>>>>> wt-ras
+    >>>>>>> wt-ras
     """
 
     blocks: str
@@ -158,9 +158,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "Stable Diffusion 3",
             "batched",
             stacks=(
-                Stack(
-                    "transformer_blocks", returns=1, modulation="norm", attends=("attn", "attn2"), text_last=True
-                ),
+                Stack("transformer_blocks", returns=1, modulation="norm", attends=("attn", "attn2"), text_last=True),
             ),
             sequence="image+text",
         ),
@@ -198,15 +196,28 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "Wan",
             "separate",
             Latents("video"),
-<<<<<<< HEAD
-            (Stack("blocks", per_token=MappingProxyType({"rotary_emb": (1, "image")}), modulation="embedding", attends=_SELF),),
+            (
+                Stack(
+                    "blocks",
+                    per_token=MappingProxyType({"rotary_emb": (1, "image")}),
+                    modulation="embedding",
+                    attends=_SELF,
+                ),
+            ),
             video=True,
         ),
         "LTXVideoTransformer3DModel": Family(
             "LTX-Video",
             "batched",
             Latents("sequence"),
-            (Stack("transformer_blocks", per_token=MappingProxyType({ROPE: (1, "image")}), modulation="table", attends=_SELF),),
+            (
+                Stack(
+                    "transformer_blocks",
+                    per_token=MappingProxyType({ROPE: (1, "image")}),
+                    modulation="table",
+                    attends=_SELF,
+                ),
+            ),
             video=True,
         ),
     }
