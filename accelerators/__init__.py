@@ -3,6 +3,7 @@
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .base import Accelerator, Session, attached, check
+from .bottleneck import Bottleneck
 from .easy_cache import EasyCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
@@ -34,6 +35,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             PyramidAttentionBroadcast,
             FirstBlockCache,
             GuidanceInterval,
+            Bottleneck,
             FewerSteps,
         )
     }
@@ -43,6 +45,7 @@ __all__ = [
     "ACCELERATORS",
     "ABCache",
     "Accelerator",
+    "Bottleneck",
     "EasyCache",
     "FewerSteps",
     "FirstBlockCache",

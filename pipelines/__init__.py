@@ -12,11 +12,12 @@ from .errors import (
     UnsupportedError,
     nearest,
 )
-from .families import FAMILIES, Family, Latents, Stack, denoisers, family
+from .families import FAMILIES, Family, Latents, Size, Stack, denoisers, family
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
+from .resolution import Change, Leg, Resize, around_resolution, fixed_size, levels_of
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
@@ -32,19 +33,23 @@ __all__ = [
     "Bypass",
     "Call",
     "Cancelled",
+    "Change",
     "DeadheatError",
     "Family",
     "IncompatibleError",
     "InputError",
     "KnobError",
     "Latents",
+    "Leg",
     "Link",
     "LoadError",
     "Model",
     "Network",
     "PresetError",
     "Report",
+    "Resize",
     "Run",
+    "Size",
     "SolverStep",
     "Stack",
     "Stage",
@@ -53,6 +58,7 @@ __all__ = [
     "UnsupportedError",
     "around_low_resolution",
     "around_modules",
+    "around_resolution",
     "around_stack",
     "best_device",
     "call_arguments",
@@ -60,9 +66,11 @@ __all__ = [
     "denoisers",
     "describe",
     "family",
+    "fixed_size",
     "for_task",
     "ignored_words",
     "known_model",
+    "levels_of",
     "load",
     "model_name",
     "models",

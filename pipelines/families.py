@@ -16,7 +16,11 @@ from .errors import UnsupportedError
 Guidance = Literal["batched", "separate", "unknown"]
 Scope = Literal["image", "text+image"]
 
+Size = tuple[int, int, int]
+
 ROPE = "image_rotary_emb"
+IDS = "img_ids"
+EXTENT = ("num_frames", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,40 @@ class Latents:
             case "sequence":
                 return grid.flatten(2).transpose(1, 2)
 
+    def size(self, latents: Tensor, given: Mapping[str, Any]) -> Size:
+        """Return (frames, height, width) in latent pixels of the latents that a denoiser gets with *given* arguments.
+
+        Raises:
+            UnsupportedError: there are more tokens than the arguments tell of.
+        """
+        match self.layout:
+            case "image":
+                return (1, *latents.shape[2:])
+            case "video":
+                return tuple(latents.shape[2:])  # type: ignore[return-value]
+            case "packed":
+                rows, columns = (int(given[IDS][:, axis].max()) + 1 for axis in (1, 2))
+                frames, height, width, tokens = 1, 2 * rows, 2 * columns, rows * columns
+            case "sequence":
+                frames, height, width = (given[name] for name in EXTENT)
+                tokens = frames * height * width
+        if latents.shape[1] != tokens:
+            raise UnsupportedError(f"the denoiser gets {latents.shape[1]} tokens for a picture that has {tokens}")
+        return frames, height, width
+
+    def told(self, given: Mapping[str, Any], full: Size, size: Size) -> dict[str, Any]:
+        """Return the arguments that tell the denoiser of its latents' size, for *size* where *given* are for *full*.
+
+        Places are counted as in a picture that is made at *size*.
+        """
+        match self.layout:
+            case "packed":
+                places = given[IDS].view(full[1] // 2, full[2] // 2, -1)
+                return {IDS: places[: size[1] // 2, : size[2] // 2].flatten(0, 1)}
+            case "sequence":
+                return dict(zip(EXTENT, size, strict=True))
+        return {}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -89,6 +127,8 @@ class Family:
         stacks: transformer block lists in the order they run; empty for a UNet and for an unknown family.
         unet: whether the denoiser is a UNet with ``down_blocks``, ``mid_block`` and ``up_blocks``.
         video: whether the pipeline makes frames.
+        text: where text tokens stand in the sequence that image tokens attend to; None where text has attention of
+            its own, or is padded.
     """
 
     name: str
@@ -97,6 +137,7 @@ class Family:
     stacks: tuple[Stack, ...] = ()
     unet: bool = False
     video: bool = False
+    text: Literal["first", "last"] | None = None
 
     @property
     def known(self) -> bool:
@@ -109,7 +150,7 @@ UNKNOWN = Family("unknown family")
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "SD3Transformer2DModel": Family(
-            "Stable Diffusion 3", "batched", stacks=(Stack("transformer_blocks", returns=1),)
+            "Stable Diffusion 3", "batched", stacks=(Stack("transformer_blocks", returns=1),), text="last"
         ),
         "FluxTransformer2DModel": Family(
             "FLUX.1",
@@ -119,6 +160,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE),
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
+            text="first",
         ),
         "PixArtTransformer2DModel": Family("PixArt", "batched", stacks=(Stack("transformer_blocks"),)),
         "Lumina2Transformer2DModel": Family(
