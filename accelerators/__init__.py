@@ -10,6 +10,7 @@ from .first_block_cache import FirstBlockCache
 from .guidance_interval import GuidanceInterval
 from .knobs import Knob, knobs, read
 from .lemica import LeMiCa
+from .progressive_resolution import ProgressiveResolution
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .taylor_seer import TaylorSeer
 
@@ -36,6 +37,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             FirstBlockCache,
             GuidanceInterval,
             Bottleneck,
+            ProgressiveResolution,
             FewerSteps,
         )
     }
@@ -52,6 +54,7 @@ __all__ = [
     "GuidanceInterval",
     "Knob",
     "LeMiCa",
+    "ProgressiveResolution",
     "PyramidAttentionBroadcast",
     "Session",
     "TaylorSeer",

@@ -12,16 +12,14 @@ from torch.nn import functional
 from ..pipelines import Change, Leg, Resize, fixed_size
 from .base import Accelerator
 
-BASIS = "cosine"
-FRESH = False
 
 def shrinking(large: int, small: int) -> Tensor:
     """Return the matrix A that takes a line of length *large* to *small* and leaves constants as they are.
 
-    It keeps the slowest cosines. A A^T = (small / large) I, so white noise stays white, and (large / small) A^T
+    Whole ratios average blocks, others keep the slowest cosines. A A^T = (small / large) I, so white noise stays white, and (large / small) A^T
     stretches back what A has shrunk.
     """
-    if BASIS == "block":
+    if large % small == 0:
         return torch.eye(small).repeat_interleave(large // small, 1) * (small / large)
     return sqrt(small / large) * _cosines(small).T @ _cosines(large)[:small]
 
@@ -73,7 +71,6 @@ class Keep(Resize):
         if new[0] <= old[0]:
             return shrunk(change.state, new)
         eps = unit(change.noise, new)
-        if FRESH: eps = fresh(change)
         fine = eps - stretched(shrunk(eps, (old[0], old[1])), new)
         return stretched(change.state, new) + change.next_ratio * fine
 

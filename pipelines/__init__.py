@@ -21,6 +21,7 @@ from .resolution import Change, Leg, Resize, around_resolution, fixed_size, leve
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .text_attention import around_text_attention
 from .twins import twin
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "around_modules",
     "around_resolution",
     "around_stack",
+    "around_text_attention",
     "best_device",
     "call_arguments",
     "check_name",

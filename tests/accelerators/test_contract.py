@@ -27,6 +27,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "bottleneck": {},
+    "progressive-resolution": {},
 }
 REMEMBERS_NOTHING = {
     "fewer-steps",
@@ -39,6 +40,7 @@ UNSUPPORTED = {  # everything else must work
     "first-block-cache": {"sd15", "sdxl", "lumina2", "auraflow"},
     "guidance-interval": {"auraflow"},
     "bottleneck": {"auraflow"},
+    "progressive-resolution": {"auraflow"},
 }
 
 
