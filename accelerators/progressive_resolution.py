@@ -1,4 +1,4 @@
-"""Progressive resolution of Jenga (Zhang et al. 2025, https://arxiv.org/abs/2505.16864), without its sparse attention."""
+"""Progressive resolution, half of Jenga (Zhang et al. 2025, https://arxiv.org/abs/2505.16864)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,8 @@ class ProgressiveResolution(LowResolution):
         beta = -amplify * ln(a)
 
     added (joint attention only: where text has a softmax of its own, the addition cancels out). ``sizes="1"`` is the
-    plain run.
+    plain run. On pocket-dit (28 steps) half the size until 0.3 of the run kept 23 dB of PSNR to the baseline, until
+    0.5 20 dB; ``transition="renoise"``, the paper's way, 18 dB.
 
     >>> [(leg.steps, str(leg.size)) for leg in ProgressiveResolution(sizes="0.5 0.75", until="0.3 0.5").legs(50)]
     [(15, '1/2'), (10, '3/4'), (25, '1')]
@@ -36,7 +37,7 @@ class ProgressiveResolution(LowResolution):
     neutral: ClassVar[dict[str, Any]] = {"sizes": "1"}
 
     sizes: str = knob("0.5", "parts of width and height, one a stage before the full one")
-    until: str = knob("0.5", "parts of the run at which these stages end")
+    until: str = knob("0.3", "parts of the run at which these stages end")
     amplify: float = knob(0.5, "how much more text counts while image tokens are few", low=0.0, high=2.0)
     transition: str = knob(
         "keep", "keep the noisy state, or noise the clean prediction anew", choices=("keep", "renoise")
@@ -44,21 +45,24 @@ class ProgressiveResolution(LowResolution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes, until = self._parts("sizes", self.sizes), self._parts("until", self.until)
+        sizes, until = self.parts(), self._read("until", self.until)
         if len(sizes) != len(until):
             raise KnobError(
-                f"ProgressiveResolution.sizes has {len(sizes)} stages and until has {len(until)}: write one end a stage"
+                f"ProgressiveResolution.sizes has {len(sizes)} stages, until has {len(until)}: write one end a stage"
             )
 
     def legs(self, steps: int) -> list[Leg]:
         legs: list[Leg] = []
         done = 0
-        for size, until in zip(self._parts("sizes", self.sizes), self._parts("until", self.until), strict=True):
+        for size, until in zip(self.parts(), self._read("until", self.until), strict=True):
             end = min(int(until * steps), steps - 1)
             if size < 1 and end > done:
                 legs.append(Leg(end - done, size))
                 done = end
         return [*legs, Leg(steps - done, Fraction(1))]
+
+    def parts(self) -> list[Fraction]:
+        return self._read("sizes", self.sizes)
 
     @contextmanager
     def attach(self, stage: Stage) -> Iterator[None]:
@@ -74,7 +78,7 @@ class ProgressiveResolution(LowResolution):
         sizes = [leg.size for leg in self.legs(steps) for _ in range(leg.steps)]
         return -self.amplify * log(sizes[step] ** 2) if sizes[step] < 1 else 0.0
 
-    def _parts(self, name: str, text: str) -> list[Fraction]:
+    def _read(self, name: str, text: str) -> list[Fraction]:
         try:
             parts = [Fraction(part) for part in text.split()]
         except (ValueError, ZeroDivisionError):

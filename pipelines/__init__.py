@@ -13,11 +13,12 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Size, Stack, denoisers, family
+from .legs import Leg, levels_of
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .patch import patched, preserved
 from .places import Bypass, around_low_resolution, around_modules, around_stack
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
-from .resolution import Change, Leg, Resize, around_resolution, fixed_size, levels_of
+from .resolution import Change, Resize, around_resolution, fixed_size
 from .run import Action, Report, Run, Step, tensor_bytes
 from .stage import Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device

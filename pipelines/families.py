@@ -90,7 +90,7 @@ class Latents:
             case "image":
                 return (1, *latents.shape[2:])
             case "video":
-                return tuple(latents.shape[2:])  # type: ignore[return-value]
+                return tuple(latents.shape[2:])
             case "packed":
                 rows, columns = (int(given[IDS][:, axis].max()) + 1 for axis in (1, 2))
                 frames, height, width, tokens = 1, 2 * rows, 2 * columns, rows * columns

@@ -65,7 +65,8 @@ class Levels:
         """Return the noise levels that the scheduler planned: before each step, and after the last."""
         if self._kind in ALPHAS:
             last = self._after(len(self.scheduler.timesteps) - 1)
-            end = getattr(self.scheduler, "final_alpha_cumprod", 1.0) if last < 0 else self.scheduler.alphas_cumprod[last]
+            beyond = getattr(self.scheduler, "final_alpha_cumprod", 1.0)
+            end = beyond if last < 0 else self.scheduler.alphas_cumprod[last]
             at = self._table[self.scheduler.timesteps.long().cpu().numpy()]
             return [*at.tolist(), *_of_alphas(torch.as_tensor([float(end)])).tolist()]
         sigmas = torch.as_tensor(self.scheduler.sigmas).double().cpu()
@@ -135,7 +136,7 @@ class Levels:
         return float(np.interp(at, table, np.arange(len(table))))
 
     def _after(self, step: int) -> int:
-        """Return the timestep at which a scheduler of alphas looks up the end of *step*; negative: beyond its table."""
+        """Return the timestep at which a scheduler of alphas looks up the end of *step*; -1 or less: in no table."""
         timesteps = self.scheduler.timesteps
         if self._kind == "DDIMScheduler":
             return int(timesteps[step]) - self._train // self.scheduler.num_inference_steps
