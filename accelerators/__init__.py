@@ -4,6 +4,7 @@ from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .adaptive_guidance import AdaptiveGuidance
 from .base import Accelerator, Session, attached, check
+from .bottleneck import Bottleneck
 from .clockwork import Clockwork
 from .db_cache import DBCache
 from .deep_cache import DeepCache
@@ -20,6 +21,7 @@ from .knobs import Knob, knobs, read
 from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .magcache import MagCache
+from .progressive_resolution import ProgressiveResolution
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .region_adaptive import RegionAdaptive
 from .sada import SADA
@@ -70,6 +72,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             AdaptiveGuidance,
             GuidanceCache,
             TGate,
+            Bottleneck,
+            ProgressiveResolution,
             FewerSteps,
         )
     }
@@ -81,6 +85,7 @@ __all__ = [
     "ABCache",
     "Accelerator",
     "AdaptiveGuidance",
+    "Bottleneck",
     "Clockwork",
     "DBCache",
     "DeepCache",
@@ -97,6 +102,7 @@ __all__ = [
     "LayerCache",
     "LeMiCa",
     "MagCache",
+    "ProgressiveResolution",
     "PyramidAttentionBroadcast",
     "RegionAdaptive",
     "SeaCache",

@@ -21,19 +21,22 @@ from .errors import (
     UnsupportedError,
     nearest,
 )
-from .families import FAMILIES, Family, Latents, Stack, denoisers, family
+from .families import FAMILIES, Family, Latents, Size, Stack, denoisers, family
 from .frames import on_frames
 from .grids import Grid, area, token_grids, usual_tokens
+from .legs import Leg, levels_of
 from .load import check_name, describe, for_task, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
+from .resolution import Change, Resize, around_resolution, fixed_size
 from .rows import Rows
 from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
 from .solver import Level, Walk, around_steps, levels, unsolved
 from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
+from .text_attention import around_text_attention
 from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
@@ -52,6 +55,7 @@ __all__ = [
     "Bypass",
     "Call",
     "Cancelled",
+    "Change",
     "DeadheatError",
     "Family",
     "Grid",
@@ -60,6 +64,7 @@ __all__ = [
     "InputError",
     "KnobError",
     "Latents",
+    "Leg",
     "Level",
     "Link",
     "LoadError",
@@ -68,11 +73,13 @@ __all__ = [
     "Onlooker",
     "PresetError",
     "Report",
+    "Resize",
     "Rows",
     "Run",
     "RunTokens",
     "Selector",
     "SelfAttention",
+    "Size",
     "SolverStep",
     "Stack",
     "Stage",
@@ -88,8 +95,10 @@ __all__ = [
     "around_image_tokens",
     "around_low_resolution",
     "around_modules",
+    "around_resolution",
     "around_stack",
     "around_steps",
+    "around_text_attention",
     "around_token_modules",
     "around_tokens",
     "best_device",
@@ -100,11 +109,13 @@ __all__ = [
     "describe",
     "exchanged",
     "family",
+    "fixed_size",
     "flows",
     "for_task",
     "ignored_words",
     "known_model",
     "levels",
+    "levels_of",
     "load",
     "model_name",
     "models",

@@ -18,7 +18,11 @@ Scope = Literal["image", "text+image"]
 Sequence = Literal["image", "image+text", "text+image"]
 Modulation = Literal["norm", "table", "embedding", "none"]
 
+Size = tuple[int, int, int]
+
 ROPE = "image_rotary_emb"
+IDS = "img_ids"
+EXTENT = ("num_frames", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,40 @@ class Latents:
                 cells = grid.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, f))  # B C F f H h W w
                 return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4, 6).flatten(1, 3)
 
+    def size(self, latents: Tensor, given: Mapping[str, Any]) -> Size:
+        """Return (frames, height, width) in latent pixels of the latents that a denoiser gets with *given* arguments.
+
+        Raises:
+            UnsupportedError: there are more tokens than the arguments tell of.
+        """
+        match self.layout:
+            case "image":
+                return (1, *latents.shape[2:])
+            case "video":
+                return tuple(latents.shape[2:])
+            case "packed":
+                rows, columns = (int(given[IDS][:, axis].max()) + 1 for axis in (1, 2))
+                frames, height, width, tokens = 1, 2 * rows, 2 * columns, rows * columns
+            case "sequence":
+                frames, height, width = (given[name] for name in EXTENT)
+                tokens = frames * height * width
+        if latents.shape[1] != tokens:
+            raise UnsupportedError(f"the denoiser gets {latents.shape[1]} tokens for a picture that has {tokens}")
+        return frames, height, width
+
+    def told(self, given: Mapping[str, Any], full: Size, size: Size) -> dict[str, Any]:
+        """Return the arguments that tell the denoiser of its latents' size, for *size* where *given* are for *full*.
+
+        Places are counted as in a picture that is made at *size*.
+        """
+        match self.layout:
+            case "packed":
+                places = given[IDS].view(full[1] // 2, full[2] // 2, -1)
+                return {IDS: places[: size[1] // 2, : size[2] // 2].flatten(0, 1)}
+            case "sequence":
+                return dict(zip(EXTENT, size, strict=True))
+        return {}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -142,6 +180,13 @@ class Family:
     video: bool = False
     sequence: Sequence = "image"
     final: str = "proj_out"
+
+    @property
+    def text(self) -> Literal["first", "last"] | None:
+        """Where text tokens stand in the sequence that image tokens attend to; None if apart, or padded."""
+        if any(stack.text_mask for stack in self.stacks) or self.sequence == "image":
+            return None
+        return "first" if self.sequence == "text+image" else "last"
 
     @property
     def known(self) -> bool:

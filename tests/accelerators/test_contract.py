@@ -45,6 +45,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "adaptive-guidance": {"threshold": 0.0},
     "guidance-cache": {"every": 3, "start": 0.0},
     "t-gate": {"gate": 0.5},
+    "bottleneck": {},
+    "progressive-resolution": {},
 }
 REMEMBERS_NOTHING = {
     "fewer-steps",
@@ -75,6 +77,8 @@ UNSUPPORTED = {  # everything else must work
     "t-gate": {"sd3", "flux", "lumina2", "auraflow"},
     "token-carving": {"auraflow"},
     "token-merging": {"flux", "lumina2", "wan", "ltx", "auraflow"},
+    "bottleneck": {"auraflow"},
+    "progressive-resolution": {"auraflow"},
 }
 
 
@@ -286,6 +290,8 @@ def test_schedulers_that_repeat_timesteps(name: str, on: str, scheduler: type, s
     if name in KNOWS_ITS_SCHEDULERS:
         with pytest.raises(UnsupportedError, match=type(pipe.scheduler).__name__), attached(pipe, busy(name)):
             pass
+    if why := ACCELERATORS[name].supports(pipe):
+        assert type(pipe.scheduler).__name__ in why
         return
     with executed(tiny, pipe) as seen:
         plain = tiny.call(pipe, 8)
