@@ -18,7 +18,7 @@ from ..pipelines import InputError, SolverStep, call_arguments, flows, model_nam
 from ..presets import Recipe
 from .calibrate import asked_for, made_with, own_guidance
 
-NODES = 3  # a fourth past output was worth less than 0.1 dB on pocket-dit
+NODES = 3  # on pocket-dit the third lowers what a skip leaves unexplained by 1 to 20 %, more at short gaps
 _RIDGE = 1e-5  # keeps weights small where past outputs hardly differ
 
 Nodes = tuple[int, ...]

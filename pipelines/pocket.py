@@ -70,7 +70,17 @@ POCKET: Mapping[str, Model] = MappingProxyType(
             guidance=4.0,
             size=(128, 128),
             prompts=_PROMPTS,
-        )
+        ),
+        "pocket-unet": Model(
+            "pocket-unet",
+            "Pocket UNet",
+            "Stable Diffusion 1.x/2.x",
+            "A tiny Stable Diffusion UNet in the same latents, trained less far; ships with Deadheat.",
+            steps=28,
+            guidance=4.0,
+            size=(128, 128),
+            prompts=_PROMPTS,
+        ),
     }
 )
 HUB: tuple[Model, ...] = tuple(

@@ -146,10 +146,12 @@ class Workshop:
         return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps)
 
     def unet(self) -> UnetPart:
-        """The UNet, begun from the tiny CLIP's text tower."""
+        """The UNet, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
         vae = self._vae()
         net = unet_net(self.tokenizer, self.preset.unet, vae.config.latent_channels, self.preset.side // 8)
         net["first"].load_state_dict(self._text_tower())
+        if self.options.init_unet:
+            warm.adopt_unet(net, self.tokenizer, Path(self.options.init_unet))
         return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps)
 
     def export(self) -> None:
@@ -167,7 +169,6 @@ class Workshop:
         words = prompts(self.preset.judged)
         pictures = generate(pipe, words, self.preset.side, self.preset.steps)
         save_grid(pictures[:64], self.out / f"{part.name}-export.png")
-        vae = export.last_line(self.out / "autoencoder.jsonl")
         facts = {
             "name": part.name,
             "kind": type(pipe).__name__,
@@ -177,7 +178,7 @@ class Workshop:
             "start": f", begun from `{self.init}`" if self.init else "",
             "seen": state["seen"],
             "loss": f"{state['smooth']:.4f}",
-            "psnr": vae.get("psnr", "unknown"),
+            "psnr": f"{self._psnr():.1f}",
             "count": self.preset.judged,
             "guidance": GUIDANCE,
             "steps": self.preset.steps,
@@ -200,6 +201,11 @@ class Workshop:
         if (self.out / "vae").exists() or not self.init:
             return AutoencoderKL.from_pretrained(self.out / "vae", local_files_only=True)
         return warm.earlier_autoencoder(self.init)
+
+    @torch.no_grad()
+    def _psnr(self) -> float:
+        part = AutoencoderPart(self.renderer, self._vae(), self.preset.side, decoder_only=True)
+        return part.show(part.net.eval())[0]["psnr"]
 
     def _text_tower(self) -> dict[str, torch.Tensor]:
         """Of the eye trained in this folder, or else of the committed one."""
@@ -230,6 +236,7 @@ def main(command: list[str]) -> None:
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="only these (default: all)")
     parser.add_argument("--out", type=Path, default=Path(".checkpoints/pocket"), help="checkpoints and exports")
     parser.add_argument("--init", help="a pocket-dit folder to begin from; its latents are kept")
+    parser.add_argument("--init-unet", help="a pocket-unet folder to begin from, trained on the same latents")
     parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="default: a GPU if there is one")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 
 def earlier_autoencoder(folder: Path) -> AutoencoderKL:
@@ -24,6 +24,16 @@ def adopt_dit(net: nn.ModuleDict, tokenizer: CLIPTokenizer, folder: Path) -> Non
         tower = CLIPTextModelWithProjection.from_pretrained(folder / part, dtype=torch.float32, local_files_only=True)
         known = CLIPTokenizer.from_pretrained(folder / words, local_files_only=True).get_vocab()
         _adopt_tower(net[name], tower, tokenizer.get_vocab(), known)
+
+
+@torch.no_grad()
+def adopt_unet(net: nn.ModuleDict, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Copy the UNet and its text tower."""
+    earlier = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, local_files_only=True)
+    net["unet"].load_state_dict(earlier.state_dict())
+    tower = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+    known = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True).get_vocab()
+    _adopt_tower(net["first"].text_model, tower, tokenizer.get_vocab(), known)
 
 
 def _adopt_tower(mine: nn.Module, theirs: nn.Module, words: dict[str, int], known: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import gradio as gr
@@ -193,6 +194,17 @@ def _preset_of(recipe: str) -> str:
     return next((name for name, text in _shipped().items() if text == recipe), OWN)
 
 
+@cache
+def _accelerators() -> list[tuple[str, str]]:
+    """Return every accelerator; behind those that fit the pocket model the others, which want another one."""
+    from deadheat import ACCELERATORS, load
+
+    pipe = load("pocket-dit")
+    fits = {name: cls.supports(pipe) is None for name, cls in ACCELERATORS.items()}
+    titles = [(cls.title + ("" if fits[n] else " (not for Pocket DiT)"), n) for n, cls in ACCELERATORS.items()]
+    return sorted(titles, key=lambda pair: not fits[pair[1]])
+
+
 def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
     return [made.model, made.preset, *(slot.choice for slot in made.slots), made.ready]
@@ -200,9 +212,7 @@ def waiting(made: Controls) -> list[Any]:
 
 def filled() -> list[Any]:
     """Return what they hold when it is there; importing it takes seconds, which the first page does not wait for."""
-    from deadheat.accelerators import ACCELERATORS
-
-    every = [(cls.title, name) for name, cls in ACCELERATORS.items()]
+    every = _accelerators()
     presets = gr.update(choices=[*_shipped(), OWN], value=_preset_of(FIRST[1]))
     slots = [gr.update(choices=every), gr.update(choices=[(NONE, NONE), *every])]
     return [gr.update(choices=offered()), presets, *slots, True]
