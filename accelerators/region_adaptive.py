@@ -26,7 +26,8 @@ from .knobs import knob
 from .output_cache import STOCHASTIC
 from .schedules import stretched
 
-FEW = 1024  # image tokens from which the numbers of active tokens are multiples of 64: fewer shapes for a GPU
+MANY = 1024  # image tokens from which the numbers of active tokens are multiples of 64: fewer shapes for a GPU
+SMALL = 500e6  # parameters below which a step is so cheap that plainly fewer of them are the better bargain
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class RegionAdaptive(Accelerator):
     and of the N - n tokens to skip takes the part ``high`` from the top and the rest from the bottom. With j from 0 to
     1 over the sparse steps, n / N = ratio + tilt * (1/2 - j). ``ratio=1`` computes everything.
 
+    The defaults are what kept most on pocket-dit (28 steps, guidance 4, 8 prompts): "update-size" 38 dB of PSNR, and
+    with starvation=0.1 "update-size" 35, "low-std" 29, the published rule 26. But 20 plain steps took no longer and
+    kept 44: this is for models whose every step is dear.
+
     >>> RegionAdaptive(ratio=0.5, warmup=2, resets="4", of=8).counts(8, 100)
     [100, 100, 50, 50, 100, 50, 50, 50]
     """
@@ -59,9 +64,9 @@ class RegionAdaptive(Accelerator):
 
     ratio: float = knob(0.5, "part of the image tokens that a step computes on average", low=0.05, high=1.0)
     focus: str = knob(
-        "low-std", "which tokens come first", choices=("low-std", "high-std", "update-size", "published")
+        "update-size", "which tokens come first", choices=("low-std", "high-std", "update-size", "published")
     )
-    starvation: float = knob(0.1, "how much each step without it moves a token forward", low=0.0, high=2.0)
+    starvation: float = knob(1.0, "how much each step without it moves a token forward", low=0.0, high=2.0)
     max_gap: int = knob(6, "a token runs at least once in this many steps", low=1, high=100, unit="steps")
     warmup: int = knob(4, "first steps that compute all tokens", low=1, high=50, unit="steps")
     resets: str = knob("12 20", "later steps that compute all tokens, from 0, as in '12 20'")
@@ -97,7 +102,7 @@ class RegionAdaptive(Accelerator):
         """Return how many of so many image tokens run at each step."""
         whole = set(range(self.warmup)) | set(stretched(self._resets(), self.of, steps))
         sparse = [step for step in range(steps) if step not in whole]
-        grain = 64 if tokens >= FEW else 1
+        grain = 64 if tokens >= MANY else 1
         found = [tokens] * steps
         for nth, step in enumerate(sparse):
             at = nth / (len(sparse) - 1) if len(sparse) > 1 else 0.5
@@ -128,6 +133,12 @@ class RegionAdaptive(Accelerator):
         if self.ratio == 1:
             return []
         said = []
+        size = sum(p.numel() for network in denoisers(pipe).values() for p in network.parameters())
+        if size < SMALL:
+            said.append(
+                f"a denoiser of {size / 1e6:.0f} million parameters does better with plainly fewer steps: pocket-dit "
+                "kept 44 dB with 20 of 28 steps, 38 dB with this at half its tokens, in the same time"
+            )
         if steps <= 10:
             said.append(f"{steps} steps change the picture too much from one to the next to reuse parts of it")
         if any(word in type(pipe.scheduler).__name__ for word in STOCHASTIC):

@@ -1,16 +1,13 @@
 """A comparison as text and as one self-contained page."""
 
-import base64
-import io
 import math
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from .metrics import DEFINITIONS, difference
-from .result import Comparison, Lane, to_image
+from .regions import data_uri, regions_html
+from .result import Comparison, Lane
 
 STYLE = Path(__file__).with_name("report.css")
 KINDS = {"computed": "computed", "partial": "partial", "reused": "skipped", "extrapolated": "skipped"}
@@ -207,14 +204,7 @@ def _strip(lane: Lane) -> str:
     counts = {a: sum(s["action"] == a for s in lane.steps) for a in KINDS}
     legend = " ".join(f'<span class="{KINDS[a]}">{n} {a}</span>' for a, n in counts.items() if n)
     legend += f"<span>{lane.calls} of {lane.asked} calls</span>"
-    return f'<div class="legend">{legend}</div><div class="strip">{cells}</div>'
-
-
-def data_uri(picture: Tensor) -> str:
-    """Return a picture, (3, H, W) in [0, 1], as a PNG inside a URI."""
-    file = io.BytesIO()
-    to_image(picture).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'<div class="legend">{legend}</div><div class="strip">{cells}</div>{regions_html(lane.steps)}'
 
 
 def _facts(comparison: Comparison) -> str:
