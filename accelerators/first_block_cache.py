@@ -75,10 +75,14 @@ def _start(network: nn.Module, ran: list[bool]) -> Any:
 
         states: list[dict[str, Any]] = []
         link.run.holds(states)
+        shapes: list[tuple[int, ...]] = []
 
         def around(call: Call, inner: Network) -> Tensor:
+            if shapes and shapes[-1] != call.shape:
+                registry.reset_stateful_hooks(recurse=True)
+            shapes[:] = [call.shape]
             ran.clear()
-            with CacheMixin.cache_context(network, f"{'+'.join(call.branches)} {call.shape}"):
+            with CacheMixin.cache_context(network, "+".join(call.branches)):
                 out = inner(call)
             if call.run.steps[-1].calls and not ran:
                 link.note("partial", "first block only: it hardly changed")

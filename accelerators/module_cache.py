@@ -17,10 +17,11 @@ FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward")
 
 
 class Made(NamedTuple):
-    """What a module gave, and at which step; joint attention gives two tensors, image and text."""
+    """What a module gave, at which step, for which shape; joint attention gives two tensors, image and text."""
 
     step: float
     parts: tuple[Tensor, ...]
+    asked: tuple[int, ...]
 
 
 class ModuleCache(Accelerator):
@@ -64,13 +65,14 @@ class ModuleCache(Accelerator):
         link.run.holds(past)
 
         def around(name: str, call: Call, run: Inner) -> Any:
-            key = (name, call.branches, call.shape)  # another shape is another past
-            made = past.setdefault(key, deque(maxlen=self.nodes))
+            made = past.setdefault((name, call.branches), deque(maxlen=self.nodes))
+            if made and made[-1].asked != call.shape:
+                made.clear()
             if self.computes(name, call) or not made:
                 out = run()
                 if made and made[-1].step == call.step:  # a network that uses a module twice
                     made.pop()
-                made.append(Made(call.step, out if isinstance(out, tuple) else (out,)))
+                made.append(Made(call.step, out if isinstance(out, tuple) else (out,), call.shape))
                 return out
             link.note("partial", self.reason())
             weights = self.weights_at([node.step for node in made], call.step)

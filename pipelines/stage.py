@@ -158,13 +158,13 @@ class Stage:
     _cfg: bool | None = None
     _told: int | None = None
 
-    def around_denoiser(self, start: Start) -> AbstractContextManager[None]:
+    def around_denoiser(self, start: Start, *, outermost: bool = False) -> AbstractContextManager[None]:
         """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost."""
-        return _listed(self._starts, (self.owner, start))
+        return _listed(self._starts, (self.owner, start), outermost)
 
-    def around_solver(self, solver: Solver) -> AbstractContextManager[None]:
+    def around_solver(self, solver: Solver, *, outermost: bool = False) -> AbstractContextManager[None]:
         """Send every ``scheduler.step`` through *solver*; first come, outermost."""
-        return _listed(self._solvers, solver)
+        return _listed(self._solvers, solver, outermost)
 
     def watch(self, watcher: Watcher) -> AbstractContextManager[None]:
         """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
@@ -349,8 +349,8 @@ def _sigmas(pipe: Any) -> list[float]:
 
 
 @contextmanager
-def _listed(items: list[Any], item: Any) -> Iterator[None]:
-    items.append(item)
+def _listed(items: list[Any], item: Any, first: bool = False) -> Iterator[None]:
+    items.insert(0 if first else len(items), item)
     try:
         yield
     finally:

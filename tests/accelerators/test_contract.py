@@ -27,7 +27,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "bottleneck": {},
-    "progressive-resolution": {},
+    "progressive-resolution": {"until": "0.5"},
 }
 REMEMBERS_NOTHING = {
     "fewer-steps",
