@@ -93,7 +93,7 @@ class Link:
         run: the run.
         outer: the links before this one.
         stale: set by an accelerator further in when what it returns no longer continues what it returned before
-            (guidance switched, resolution changed): forget the past.
+            (guidance switched): forget the past.
     """
 
     owner: str

@@ -227,8 +227,9 @@ def test_a_perfect_denoiser_with_vp_schedulers(scheduler, transition: str, predi
 # -------------------------------------------------------------------------------------------------- what really ran
 
 
-@pytest.mark.parametrize("on", DESCRIBED)
-@pytest.mark.parametrize("transition", ["keep", "renoise"])
+@pytest.mark.parametrize(
+    ("on", "transition"), [*((on, "keep") for on in DESCRIBED), ("sd3", "renoise"), ("wan", "renoise")]
+)
 def test_steps_run_at_their_size(on: str, transition: str):
     tiny = FAMILIES[on]
     pipe, tokens = tiny.build(), []
