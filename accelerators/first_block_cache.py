@@ -74,10 +74,14 @@ def _start(network: nn.Module, ran: set[str]) -> Any:
 
         states: list[dict[str, Any]] = []
         link.run.holds(states)
+        shapes: list[tuple[int, ...]] = []
 
         def around(call: Call, inner: Network) -> Tensor:
+            if shapes and shapes[-1] != call.shape:
+                registry.reset_stateful_hooks(recurse=True)
+            shapes[:] = [call.shape]
             ran.clear()
-            with CacheMixin.cache_context(network, f"{'+'.join(call.branches)} {call.shape}"):
+            with CacheMixin.cache_context(network, "+".join(call.branches)):
                 out = inner(call)
             if ran == {"first"}:  # of two denoisers only one is asked, and the other runs neither end
                 link.note("partial", "first block only: it hardly changed")

@@ -17,10 +17,11 @@ FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward", "img_mlp", "txt_mlp")
 
 
 class Made(NamedTuple):
-    """What a module gave, and at which step; joint attention gives two tensors, image and text."""
+    """What a module gave, at which step, for which shape; joint attention gives two tensors, image and text."""
 
     step: int
     parts: tuple[Tensor, ...]
+    asked: tuple[int, ...]
 
 
 class Part(NamedTuple):
@@ -84,13 +85,14 @@ class ModuleCache(Accelerator):
         link.run.holds(past)
 
         def around(path: str, call: Call, run: Inner) -> Any:
-            key = (path, call.branches, call.shape)  # another shape is another past
-            made = past.setdefault(key, deque(maxlen=self.nodes))
+            made = past.setdefault((path, call.branches), deque(maxlen=self.nodes))
+            if made and made[-1].asked != call.shape:
+                made.clear()
             if self._due(Part(path, paths[path]), call, made):
                 out = run()
                 if made and made[-1].step == call.step:  # a network that uses a module twice
                     made.pop()
-                made.append(Made(call.step, out if isinstance(out, tuple) else (out,)))
+                made.append(Made(call.step, out if isinstance(out, tuple) else (out,), call.shape))
                 return out
             link.note("partial", self.reason())
             weights = self.weights_at([node.step for node in made], call.step)

@@ -83,12 +83,6 @@ class ProgressiveResolution(LowResolution):
             parts = [Fraction(part) for part in text.split()]
         except (ValueError, ZeroDivisionError):
             parts = []
-        if not parts or parts != sorted(set(parts)) or not 0 < parts[0] <= parts[-1] <= 1 or _odd(parts):
-            raise KnobError(
-                f"ProgressiveResolution.{name} is {text!r}: write rising parts of 1 of at most 64ths, as in '0.5 0.75'"
-            )
+        if not parts or parts != sorted(set(parts)) or not 0 < parts[0] <= parts[-1] <= 1:
+            raise KnobError(f"ProgressiveResolution.{name} is {text!r}: write rising parts of 1, as in '0.5 0.75'")
         return parts
-
-
-def _odd(parts: list[Fraction]) -> bool:
-    return any(part.denominator > 64 for part in parts)

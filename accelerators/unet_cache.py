@@ -84,7 +84,7 @@ class Past:
         made = self.made.setdefault(_kind(call), deque(maxlen=self.cache.order))
         if made and made[-1].step == call.step:
             made.pop()
-        made.append(Made(call.step, value if isinstance(value, tuple) else (value,)))
+        made.append(Made(call.step, value if isinstance(value, tuple) else (value,), call.shape))
 
     def _of(self, call: Call) -> list[Made]:
         """Return what was made for such a call, newest last; where guidance was switched off, its half of a pair."""
@@ -96,7 +96,10 @@ class Past:
         if branches == kind[0]:
             return list(made)
         rows = [branches.index(branch) for branch in kind[0]]
-        return [Made(node.step, tuple(_rows(part, len(branches), rows) for part in node.parts)) for node in made]
+        return [
+            Made(node.step, tuple(_rows(part, len(branches), rows) for part in node.parts), node.asked)
+            for node in made
+        ]
 
 
 def _kind(call: Call) -> Kind:

@@ -16,7 +16,8 @@ class Leg:
     Attributes:
         steps: how many.
         size: height and width, as a part of the full ones.
-        until: noise level at the full size at which the leg ends; None: where its last step would end in a plain run.
+        until: noise level at the full size at which the leg ends. None, or a level that the run has passed already:
+            where its last step would end in a plain run.
     """
 
     steps: int
@@ -42,11 +43,12 @@ def levels_of(planned: Sequence[float], legs: Sequence[Leg]) -> tuple[list[float
     for leg in legs:
         end: float = len(starts) + leg.steps
         if leg.until is not None:
-            end = float(np.interp(-leg.until, -np.asarray(planned), index))
-        if not begin < end or (leg is not legs[-1] and end >= index[-1]):
+            reached = float(np.interp(-leg.until, -np.asarray(planned), index))
+            end = reached if begin < reached < index[-1] else end
+        if begin >= end:
             raise KnobError(
-                f"the size changes at noise level {leg.until:g}, which is not between the change before it and the "
-                f"end of this run of {index[-1]} steps: leave it at 0, or choose another"
+                f"this run of {index[-1]} steps changes its size late, at step {begin:.1f}, and again at {end:g}: "
+                "give both changes a noise level, or none"
             )
         full = np.interp(np.linspace(begin, end, leg.steps + 1), index, planned)
         part = full * float(leg.size) / (1 - full + full * float(leg.size))

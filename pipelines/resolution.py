@@ -109,8 +109,6 @@ class _Course:
         if self.levels.timesteps:
             told = kwargs["timestep"]
             kwargs["timestep"] = told.new_full(told.shape, self.levels.timesteps[call.step], dtype=torch.float32)
-        if call.step and self.at[call.step] != self.at[call.step - 1]:
-            self.link.disturb()
         return network(replace(call, kwargs=kwargs))
 
     def solve(self, now: SolverStep, inner: Callable[[SolverStep], Any]) -> Any:
@@ -193,7 +191,8 @@ def around_resolution(stage: Stage, plan: Plan, resize: Resize) -> Iterator[None
     """Let every run go through the sizes that *plan* says for its number of steps; the last must be the full one.
 
     A plan of one leg leaves the run alone. The scheduler begins anew at every size, at the noise level of the same
-    information.
+    information. Whatever else stands around the denoiser stands further in, wherever its recipe has it: it sees
+    latents of the size that is drawn, and forgets the past when their shape changes.
     """
     scheduler = stage.pipe.scheduler
     alphas = getattr(scheduler, "alphas_cumprod", None)
@@ -214,5 +213,9 @@ def around_resolution(stage: Stage, plan: Plan, resize: Resize) -> Iterator[None
         course = now[0]() if now else None
         return inner(step) if course is None else course.solve(step, inner)
 
-    with preserved([scheduler], REPLACED), stage.around_denoiser(begin), stage.around_solver(solve):
+    with (
+        preserved([scheduler], REPLACED),
+        stage.around_denoiser(begin, outermost=True),
+        stage.around_solver(solve, outermost=True),
+    ):
         yield

@@ -94,7 +94,7 @@ class Link:
         run: the run.
         outer: the links before this one.
         stale: set by an accelerator further in when what it returns no longer continues what it returned before
-            (guidance switched, resolution changed): forget the past.
+            (guidance switched): forget the past.
     """
 
     owner: str
@@ -162,17 +162,20 @@ class Stage:
     _cfg: bool | None = None
     _told: int | None = None
 
-    def around_denoiser(self, start: Start, innermost: bool = False) -> AbstractContextManager[None]:
+    def around_denoiser(
+        self, start: Start, *, outermost: bool = False, innermost: bool = False
+    ) -> AbstractContextManager[None]:
         """Send every denoiser call through an ``Around`` that is made anew for each run; first come, outermost.
 
-        What keys its state by the call that really reaches the network asks to stand *innermost*, behind all that
-        still change the call (guidance that drops half of a pair).
+        What changes the size of everything asks to stand *outermost* whenever it comes; what keys its state by the
+        call that really reaches the network *innermost*, behind all that still changes the call (guidance that drops
+        half of a pair).
         """
-        return _listed(self._starts, (innermost, self.owner, start))
+        return _listed(self._starts, (innermost, self.owner, start), outermost)
 
-    def around_solver(self, solver: Solver) -> AbstractContextManager[None]:
+    def around_solver(self, solver: Solver, *, outermost: bool = False) -> AbstractContextManager[None]:
         """Send every ``scheduler.step`` through *solver*; first come, outermost."""
-        return _listed(self._solvers, solver)
+        return _listed(self._solvers, solver, outermost)
 
     def watch(self, watcher: Watcher) -> AbstractContextManager[None]:
         """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
@@ -363,8 +366,8 @@ def _sigmas(pipe: Any) -> list[float]:
 
 
 @contextmanager
-def _listed(items: list[Any], item: Any) -> Iterator[None]:
-    items.append(item)
+def _listed(items: list[Any], item: Any, first: bool = False) -> Iterator[None]:
+    items.insert(0 if first else len(items), item)
     try:
         yield
     finally:
