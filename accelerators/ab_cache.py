@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 from .knobs import knob
 from .output_cache import PLACES, OutputCache
-from .predictors import binomial_weights
+from .predictors import binomial_weights, damped_weights, lagrange_weights, taylor_weights
 from .schedules import periodic
+
+WEIGHTS = ("lagrange", "binomial", "taylor", "damped")
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,10 @@ class ABCache(OutputCache):
 
         e[n] = sum over j = 1..k of (-1)^(j+1) C(k, j) e[n-j],
 
-    which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). Order 1 repeats the
-    last output, order 2 continues a line. ``place="stack"`` does so with what the transformer blocks add to their
-    input. ``every=1`` computes everything.
+    which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). For comparison there
+    are TaylorSeer's differences for derivatives (``"taylor"``), and a polynomial that is held beyond ``horizon`` times
+    the last distance (``"damped"``). Order 1 repeats the last output, order 2 continues a line. ``place="stack"``
+    does so with what the transformer blocks add to their input. ``every=1`` computes everything.
 
     >>> ABCache(every=3).computed(14)
     (0, 1, 2, 3, 4, 7, 10, 13)
@@ -40,7 +43,8 @@ class ABCache(OutputCache):
     every: int = knob(3, "run the network once in this many steps", low=1, high=10, unit="steps")
     warmup: int = knob(4, "first steps that always run", low=1, high=50, unit="steps")
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
-    weights: str = knob("lagrange", "true distances, or the paper's even ones", choices=("lagrange", "binomial"))
+    weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
+    horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
     place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
     feed_back: bool = knob(False, "count a prediction as a past output, as if it had been computed")
 
@@ -54,7 +58,15 @@ class ABCache(OutputCache):
         return periodic(step, steps, self.every, max(self.warmup, self.order))
 
     def weights_at(self, nodes: list[float], where: float) -> tuple[float, ...]:
-        return super().weights_at(nodes, where) if self.weights == "lagrange" else binomial_weights(self.order)[::-1]
+        match self.weights:
+            case "binomial":
+                return binomial_weights(len(nodes))[::-1]
+            case "taylor":
+                return taylor_weights(nodes, where)
+            case "damped":
+                return damped_weights(nodes, where, self.horizon)
+            case _:
+                return lagrange_weights(nodes, where)
 
     def reason(self) -> str:
         return f"order {self.order}, every {self.every}"
@@ -66,8 +78,6 @@ class ABCache(OutputCache):
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         said = super().cautions(pipe, steps)
-        if steps <= 8 and self.every > 1:
-            said.append(f"{steps} steps leave little to skip: a cache seldom pays below about 10")
         if self.feed_back and self.every > 2:
             said.append("feed_back with every > 2 multiplies errors from skip to skip: use every=2")
         return said

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..pipelines import Around, Call, Link, Network, Stack, Stage, denoisers, exchanged, family
 from .base import Accelerator
 from .knobs import knob
+from .worth import seldom_pays
 
 # what a denoiser deals out to its blocks by their number, which are not there while one module stands for them all
 BY_NUMBER = (
@@ -69,7 +70,7 @@ class DBCache(Accelerator):
         most = max(map(len, stacks), default=0)
         if self.threshold and self.first + self.last >= most:
             return [f"its stacks have at most {most} blocks: first={self.first} and last={self.last} leave none"]
-        return []
+        return seldom_pays(self, pipe, steps)
 
     @contextmanager
     def attach(self, stage: Stage) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..pipelines import Call
 from .knobs import knob
 from .output_cache import Memory, OutputCache, Rule
-from .schedules import Threshold
+from .schedules import Threshold, read_mask, stretched
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class EasyCache(OutputCache):
     A step is skipped while E < threshold. The conditional half of guidance decides, the other follows. What the paper
     gives a skipped step is ``fill="residual"``: v = x + (v_a - x_a) (equation 5), which depends on the sign and the
     scale of what a model predicts. ``"reuse"`` gives v_a; ``"line"`` continues v through a and b along sigma, and is
-    the default because on pocket-dit it was 9 dB above the paper's fill at the same calls. ``threshold=0`` computes
+    the default because on pocket-dit it was 9 dB above the paper's fill at the same calls. With a ``mask`` its steps
+    run in any case, and the threshold decides between them only (mask, then threshold). ``threshold=0`` computes
     everything.
 
     >>> EasyCache(warmup=4).computes(3, 28), EasyCache(warmup=4).computes(4, 28)
@@ -42,7 +43,13 @@ class EasyCache(OutputCache):
     threshold: float = knob(0.05, "expected relative change that is still ignored", low=0.0, high=2.0)
     warmup: int = knob(4, "first steps that always run", low=2, high=50, unit="steps")
     most: int = knob(4, "most steps skipped in a row", low=1, high=20, unit="steps")
+    mask: str = knob("", "steps that run in any case, as in '0-3 6 9'; the threshold decides between them")
+    of: int = knob(28, "how many steps the mask was made for", low=2, high=1000, unit="steps")
     fill: str = knob("line", "what a skipped step gets", choices=("line", "reuse", "residual"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.masked(self.of)
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -50,8 +57,12 @@ class EasyCache(OutputCache):
         return 2 if self.fill == "line" else 1
 
     def computes(self, step: int, steps: int) -> bool:
-        """Tell whether the network runs at *step* (from 0) whatever changes: warm-up, and the last step."""
-        return self.threshold == 0 or step < self.warmup or step >= steps - 1
+        """Tell whether the network runs at *step* (from 0) whatever changes: warm-up, mask, and the last step."""
+        return self.threshold == 0 or step < self.warmup or step >= steps - 1 or step in self.masked(steps)
+
+    def masked(self, steps: int) -> frozenset[int]:
+        """Return the steps of the mask in a run of so many."""
+        return frozenset(stretched(read_mask(self.mask, self.of), self.of, steps)) if self.mask else frozenset()
 
     def rule(self, memory: Memory) -> Rule:
         return _Moved(self, Threshold(self.threshold, self.warmup, most=self.most), memory)
@@ -75,6 +86,7 @@ class EasyCache(OutputCache):
 class _Moved(Rule):
     """Expects the output to change as fast, for the way the latents move, as it last did."""
 
+    cache: EasyCache
     schedule: Threshold
     memory: Memory
     step: int = -1
@@ -84,7 +96,7 @@ class _Moved(Rule):
     def computes(self, call: Call) -> bool:
         if call.step != self.step:  # the first call of a step decides for the others
             x = _conditional(call, _tensor(call.latents))
-            self.step = call.step
+            self.step, self.schedule.always = call.step, self.cache.masked(call.steps)
             self.runs = self.schedule.computes(call.step, call.steps, self._change(x))
             self.memory["latents"] = x
         return self.runs

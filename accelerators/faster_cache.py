@@ -102,8 +102,3 @@ class FasterCache(ModuleCache):
 
     def idle_because(self, steps: int) -> str:
         return f"{self} had no step of {steps} at which attention or a branch of guidance may be skipped"
-
-    def cautions(self, pipe: Any, steps: int) -> list[str]:
-        if steps <= 8:
-            return [f"{steps} steps leave little to skip: a cache seldom pays below about 10"]
-        return []

@@ -13,6 +13,7 @@ from ..pipelines import Around, Call, Link, Network, Stage, denoisers, family
 from .base import Accelerator
 from .block_hooks import hooked
 from .knobs import knob
+from .worth import seldom_pays
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class FirstBlockCache(Accelerator):
         except ValueError:  # what diffusers raises for a block class that it does not know
             return "diffusers has not registered its transformer blocks for caching"
         return None
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        return seldom_pays(self, pipe, steps)
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw its first block change by more than {self.threshold:g} at every one of {steps} steps"

@@ -11,6 +11,7 @@ from ..pipelines import Call, Link, Stage, on_frames
 from .guidance import Guide, LessGuidance, Memory
 from .knobs import knob
 from .predictors import combine, lagrange_weights
+from .worth import seldom_pays
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class GuidanceCache(LessGuidance):
         return f"{self} found too few of {steps} steps in a row after the first {self.start:g} of the run"
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        if steps <= 8 and self.every > 1:
-            return [f"{steps} steps leave little to skip: a cache seldom pays below about 10"]
-        return []
+        return seldom_pays(self, pipe, steps)
 
 
 class _Apart(NamedTuple):

@@ -61,8 +61,3 @@ class LayerCache(ModuleCache):
         if self.every == 1:
             return f"{self} runs every module at every step"
         return f"{self} runs all {steps} steps: {self.warmup} to warm up, every {self.every}th, and the last"
-
-    def cautions(self, pipe: Any, steps: int) -> list[str]:
-        if steps <= 8 and self.every > 1:
-            return [f"{steps} steps leave little to skip: a cache seldom pays below about 10"]
-        return []

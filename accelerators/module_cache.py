@@ -11,6 +11,7 @@ from ..pipelines import Call, Link, Stage, around_modules, denoisers
 from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .predictors import combine
+from .worth import seldom_pays
 
 ATTENTION = ("attn", "attn1", "attn2", "attention")
 FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward", "img_mlp", "txt_mlp")
@@ -71,6 +72,9 @@ class ModuleCache(Accelerator):
         if not any(cls.cached(name, module) for name, module in modules):
             return "its denoiser has none of the modules that this method skips"
         return None
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        return seldom_pays(self, pipe, steps)
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         paths = {

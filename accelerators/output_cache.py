@@ -13,6 +13,7 @@ from torch import Tensor
 from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedError, around_stack
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
+from .worth import seldom_pays
 
 PLACES = ("output", "stack")
 STOCHASTIC = ("Ancestral", "SDE", "DDPM", "SASolver", "LCM", "TCD")
@@ -104,8 +105,9 @@ class OutputCache(Accelerator):
         scheduler = type(pipe.scheduler).__name__
         algorithm = str(pipe.scheduler.config.get("algorithm_type", ""))
         if self.order > 1 and (any(word in scheduler for word in STOCHASTIC) or "sde" in algorithm):
-            return [f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1"]
-        return []
+            noisy = f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1"
+            return [noisy, *seldom_pays(self, pipe, steps)]
+        return seldom_pays(self, pipe, steps)
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         if self.place == "output":

@@ -72,6 +72,7 @@ class Threshold:
         warmup, last: first and last steps that are computed whatever the change.
         most: most steps that are skipped in a row.
         accumulate: whether the changes given are from step to step and have to be added up.
+        always: steps that are computed whatever the change; where there are any, the threshold decides between them.
         total: the change since the last computed step.
         skipped: steps skipped since then.
 
@@ -85,13 +86,14 @@ class Threshold:
     last: int = 1
     most: int = 1000
     accumulate: bool = True
+    always: frozenset[int] = frozenset()
     total: float = 0.0
     skipped: int = 0
 
     def computes(self, step: int, steps: int, change: float) -> bool:
         """Tell whether a step is computed; asked once a step, in order. A change that is no number computes."""
         self.total = change + (self.total if self.accumulate else 0.0)
-        forced = step < self.warmup or step >= steps - self.last or self.skipped >= self.most
+        forced = step in self.always or step < self.warmup or step >= steps - self.last or self.skipped >= self.most
         if forced or not self.total < self.limit:
             self.total, self.skipped = 0.0, 0
             return True

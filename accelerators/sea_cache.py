@@ -14,6 +14,7 @@ from ..pipelines.extent import extent
 from .base import Accelerator
 from .block_hooks import hooked
 from .knobs import knob
+from .worth import seldom_pays
 
 ROOT = "sea_cache_root"
 HOOKS = (ROOT, "sea_cache_leader_block", "sea_cache_block", "sea_cache_post_norm")
@@ -62,6 +63,9 @@ class SeaCache(Accelerator):
         except ValueError:  # what diffusers raises for a block class that it does not know
             return "diffusers has not registered its transformer blocks for caching"
         return None
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        return seldom_pays(self, pipe, steps)
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw the filtered latents change by {self.threshold:g} or more between any of {steps} steps"

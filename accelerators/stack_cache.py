@@ -28,9 +28,3 @@ class StackCache(OutputCache):
 
     def enough(self, known: int) -> bool:
         return known > 0  # with one past residual the first skip repeats it, whatever the order
-
-    def cautions(self, pipe: Any, steps: int) -> list[str]:
-        said = super().cautions(pipe, steps)
-        if steps <= 8:
-            said.append(f"{steps} steps leave little to skip: a cache seldom pays below about 10")
-        return said

@@ -12,6 +12,7 @@ from .base import Accelerator
 from .module_cache import Made
 from .output_cache import STOCHASTIC
 from .predictors import combine, lagrange_weights
+from .worth import seldom_pays
 
 Kind = tuple[tuple[str, ...], tuple[int, ...], torch.dtype]  # what the batch holds, shape of one branch, type
 
@@ -50,9 +51,7 @@ class UNetCache(Accelerator):
         return any(self.computes(between, steps) for between in range(since + 1, step + 1))
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        said, scheduler = [], type(pipe.scheduler).__name__
-        if steps <= 8 and len(self.computed(steps)) < steps:
-            said.append(f"{steps} steps are far apart: what the UNet gave at one seldom fits the next")
+        said, scheduler = seldom_pays(self, pipe, steps), type(pipe.scheduler).__name__
         if self.order > 1 and any(word in scheduler for word in STOCHASTIC):
             said.append(f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1")
         return said

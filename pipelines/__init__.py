@@ -22,6 +22,7 @@ from .errors import (
     nearest,
 )
 from .families import FAMILIES, Family, Latents, Size, Stack, denoisers, family
+from .few_steps import calls_a_step, few_step_model
 from .frames import on_frames
 from .grids import Grid, area, token_grids, usual_tokens
 from .legs import Leg, levels_of
@@ -103,12 +104,14 @@ __all__ = [
     "around_tokens",
     "best_device",
     "call_arguments",
+    "calls_a_step",
     "check_name",
     "clean",
     "denoisers",
     "describe",
     "exchanged",
     "family",
+    "few_step_model",
     "fixed_size",
     "flows",
     "for_task",

@@ -39,11 +39,9 @@ class Stack:
         modulation: how a block lets it act on its input. "norm": norm1 takes both; "table": norm1(x) * (1 + scale) +
             shift, both from the block's scale_shift_table plus the embedding; "embedding": as "table", but caches
             look at the embedding alone; "none": not described.
-    =======
         attends: names of the self-attention modules of a block, as far as it has them.
         text_last: whether the keys of joint attention hold the text tokens behind the image tokens, not before.
         text_mask: where the sequence is joint: the denoiser's argument whose rows count each sample's text tokens.
-    >>>>>>> wt-ras
     """
 
     blocks: str

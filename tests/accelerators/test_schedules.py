@@ -1,8 +1,11 @@
 """Schedules run the steps they say."""
 
 import pytest
+from deadheat.accelerators import EasyCache, attached
 from deadheat.accelerators.schedules import Threshold, periodic, read_mask, stretched, write_mask
 from deadheat.pipelines import KnobError
+
+from ..families import FAMILIES
 
 
 def test_periodic():
@@ -59,3 +62,20 @@ def test_a_limit_of_0_computes_everything_and_so_does_a_change_that_is_no_number
 def test_a_larger_limit_never_computes_more():
     counts = [len(computed(Threshold(limit))) for limit in (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_mask_then_threshold():
+    rule = Threshold(0.5, warmup=1, always=frozenset({0, 3}))
+    assert [rule.computes(step, 8, 0.2) for step in range(8)] == [True, False, False, True, False, False, True, True]
+    with pytest.raises(KnobError, match="must hold step 0"):
+        EasyCache(mask="1 3", of=8)
+    cache = EasyCache(mask="0 2 7", of=8, warmup=2, threshold=2.0, most=8)
+    assert [step for step in range(8) if cache.computes(step, 8)] == [0, 1, 2, 7]
+
+
+def test_a_mask_is_computed_whatever_the_change():
+    tiny = FAMILIES["sd15"]
+    pipe = tiny.build()
+    with attached(pipe, EasyCache(mask="0 4 6-7", of=8, warmup=2, threshold=2.0, most=8)) as session:
+        tiny.call(pipe, 8)
+    assert {step.index for step in session.report().steps if step.action == "computed"} >= {0, 1, 4, 6, 7}
