@@ -23,23 +23,23 @@ from training.denoisers import prompts
 from .chart import chart
 
 STEPS = 28
-FEWER = (20, 17, 14, 12, 10, 8)
+FEWER = (18, 16, 13, 11, 9)
 RECIPES = {  # a line of the chart: its settings, from faithful to fast
-    "ab-cache": ("ab-cache:every=2", "ab-cache:every=3", "ab-cache:every=4", "ab-cache:every=4,order=1"),
-    "easy-cache": ("easy-cache:threshold=0.03", "easy-cache", "easy-cache:threshold=0.1"),
-    "sada": ("sada", "sada:start=0.2"),
+    "ab-cache": ("ab-cache:every=2", "ab-cache:every=3", "ab-cache:every=4,order=1"),
+    "easy-cache": ("easy-cache",),
+    "sada": ("sada:start=0.2",),
     "clockwork": ("clockwork:clock=2", "clockwork:clock=4"),
-    "deepcache": ("deepcache:every=2", "deepcache", "deepcache:every=5"),
-    "encoder-propagation": ("encoder-propagation:every=2", "encoder-propagation:every=3"),
-    "layer-cache": ("layer-cache:every=2", "layer-cache"),
-    "taylor-seer": ("taylor-seer:every=2", "taylor-seer", "taylor-seer:every=5"),
+    "deepcache": ("deepcache:every=2", "deepcache:every=3"),
+    "encoder-propagation": ("encoder-propagation",),
+    "layer-cache": ("layer-cache:every=2",),
+    "taylor-seer": ("taylor-seer:every=2", "taylor-seer"),
     "pyramid-attention-broadcast": ("pyramid-attention-broadcast",),
     "faster-cache": ("faster-cache",),
-    "teacache": ("teacache:threshold=0.05", "teacache", "teacache:threshold=0.2"),
+    "teacache": ("teacache", "teacache:threshold=0.2"),
     "magcache": ("magcache-13",),
     "first-block-cache": ("first-block-cache", "first-block-cache:threshold=0.2"),
     "sea-cache": ("sea-cache", "sea-cache:threshold=0.5"),
-    "db-cache": ("db-cache", "db-cache:threshold=0.15", "db-cache:threshold=0.25"),
+    "db-cache": ("db-cache", "db-cache:threshold=0.15"),
 }
 
 

@@ -166,7 +166,7 @@ class Workshop:
         folder = self.out / "export" / part.name
         pipe = part.pipeline(part.net.eval())
         export.export(pipe, folder)
-        words = prompts(self.preset.judged)
+        words = prompts(self.options.judged or self.preset.judged)
         pictures = generate(pipe, words, self.preset.side, self.preset.steps)
         save_grid(pictures[:64], self.out / f"{part.name}-export.png")
         facts = {
@@ -179,7 +179,7 @@ class Workshop:
             "seen": state["seen"],
             "loss": f"{state['smooth']:.4f}",
             "psnr": f"{self._psnr():.1f}",
-            "count": self.preset.judged,
+            "count": len(words),
             "guidance": GUIDANCE,
             "steps": self.preset.steps,
         }
@@ -238,6 +238,7 @@ def main(command: list[str]) -> None:
     parser.add_argument("--init", help="a pocket-dit folder to begin from; its latents are kept")
     parser.add_argument("--init-unet", help="a pocket-unet folder to begin from, trained on the same latents")
     parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
+    parser.add_argument("--judged", type=int, help="score exports on this many prompts instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="default: a GPU if there is one")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
