@@ -34,6 +34,7 @@ class ProgressiveResolution(LowResolution):
     name: ClassVar[str] = "progressive-resolution"
     title: ClassVar[str] = "Progressive resolution"
     paper: ClassVar[str] = "Jenga, Zhang et al. 2025, arXiv:2505.16864"
+    excludes: ClassVar[frozenset[str]] = frozenset({"image tokens in attention"})  # it weighs text against them all
     neutral: ClassVar[dict[str, Any]] = {"sizes": "1"}
 
     sizes: str = knob("0.5", "parts of width and height, one a stage before the full one")

@@ -60,7 +60,9 @@ class RegionAdaptive(Accelerator):
     paper: ClassVar[str] = "Liu et al. 2025, arXiv:2502.10389"
     neutral: ClassVar[dict[str, Any]] = {"ratio": 1.0}
     seat: ClassVar[str] = "image tokens"
-    excludes: ClassVar[frozenset[str]] = frozenset({"block stack", "attention and feed-forward"})
+    excludes: ClassVar[frozenset[str]] = frozenset(
+        {"block stack", "attention and feed-forward", "image tokens in attention"}
+    )
 
     ratio: float = knob(0.5, "part of the image tokens that a step computes on average", low=0.05, high=1.0)
     focus: str = knob(
