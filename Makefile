@@ -18,7 +18,12 @@ app: .venv/.installed  ## open the browser app
 	$(python) app.py $(ARGS)
 
 test: .venv/.installed-test  ## run the tests; those of the page use a Chromium of this machine
-	$(python) -m pytest -q -n 2 --dist loadgroup $(ARGS)
+ifeq ($(ARGS),)
+	$(python) -m pytest -q -n 2 --dist loadgroup --ignore=tests/test_app.py
+	$(python) -m pytest -q tests/test_app.py  # by itself: a page waits for nobody
+else
+	$(python) -m pytest -q $(ARGS)
+endif
 
 check: .venv/.installed-test  ## formatting, lint and types
 	scripts/check

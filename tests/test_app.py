@@ -16,8 +16,6 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.xdist_group("page")  # one server and one browser, not one for each worker
-
 ROOT = Path(__file__).parents[1]
 PROMPT = "a large panda on a gradient green background"
 RUNNING, DONE = ".dh[data-mode=running]", ".dh[data-mode=result]"
