@@ -7,17 +7,9 @@ from html import escape
 from pathlib import Path
 
 COLOURS = (
-    "#d97706",
-    "#2563eb",
-    "#059669",
-    "#7c3aed",
-    "#db2777",
-    "#0891b2",
-    "#65a30d",
-    "#b45309",
-    "#475569",
-    "#e11d48",
-)
+    "#d97706", "#2563eb", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#92400e", "#1e293b", "#e11d48",
+    "#a78bfa", "#38bdf8", "#84cc16", "#f9a8d4", "#facc15", "#5eead4",
+)  # fmt: skip
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 860, 480, 60, 40, 200, 50
 
 Point = tuple[float, float]
