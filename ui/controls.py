@@ -65,9 +65,8 @@ def controls() -> Controls:
     with gr.Column(elem_classes="dh-how"):
         preset = gr.Dropdown([OWN], value=OWN, label="Preset", elem_id="preset", interactive=True)
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
-        recipe = gr.Textbox(
-            FIRST[1], label="Recipe", elem_id="recipe", interactive=True, info="what runs, as on the command line"
-        )
+        about = "what runs, as on the command line"
+        recipe = gr.Textbox(FIRST[1], label="Recipe", elem_id="recipe", interactive=True, info=about, max_lines=4)
     with gr.Accordion("More settings", open=False, elem_id="more"):
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
