@@ -412,4 +412,4 @@ def test_cautions(pipe):
     assert any("every=2 suits" in said for said in EncoderPropagation(every=4).cautions(pipe, 28))
     assert any("found for 50 steps" in said for said in EncoderPropagation(keys="published").cautions(pipe, 28))
     assert any("order=1" in said for said in Clockwork(order=2).cautions(ancestral(pipe), 28))
-    assert any("far apart" in said for said in DeepCache().cautions(pipe, 6))
+    assert any("leave little to skip" in said for said in DeepCache().cautions(pipe, 6))
