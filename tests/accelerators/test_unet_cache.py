@@ -329,6 +329,22 @@ def test_the_same_question_has_the_same_answer(cache, extra: str, pipe, unet):
         assert torch.equal(out, want)
 
 
+@pytest.mark.parametrize("cache", [Clockwork(clock=9), DeepCache(every=9), EncoderPropagation(every=9)], ids=str)
+def test_freeu_multiplies_no_memory(cache):
+    """With two resolutions, it multiplies in place what enters the last up block: here is what Clockwork keeps."""
+    pipe = TINY.build()
+    pipe._guidance_scale = 1.0
+    assert len(pipe.unet.up_blocks) == 2
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    with torch.no_grad():
+        want = pipe.unet(**asked(0)).sample
+    with attached(pipe, cache) as session:
+        outs = by_hand(pipe, [asked(0) for _ in range(4)])
+    assert session.report().count("partial") == 3
+    for out in outs:
+        assert torch.equal(out, want)
+
+
 @pytest.fixture
 def controlled(pipe):
     """The pipeline with a ControlNet whose zero convolutions have learned something."""
