@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 
 from ..pipelines import KnobError
 from .knobs import knob
-from .output_cache import OutputCache
+from .output_cache import MaskedCache
 from .predictors import lagrange_weights
-from .schedules import read_mask, stretched
+from .schedules import read_mask
 
 MOST_NODES = 4
 
 
 @dataclass(frozen=True)
-class FittedCache(OutputCache):
+class FittedCache(MaskedCache):
     """Run the network at calibrated steps, and sum past outputs with calibrated weights at the others.
 
     A skipped step k between the computed steps gets
@@ -67,17 +67,6 @@ class FittedCache(OutputCache):
         """How many past outputs predict a skipped one, at most."""
         return max(map(len, self.rows.values()), default=2)
 
-    def computed(self, steps: int) -> tuple[int, ...]:
-        if self.mask.strip() == "all":
-            return tuple(range(steps))
-        return stretched(read_mask(self.mask, self.of), self.of, steps)
-
-    def computes(self, step: int, steps: int) -> bool:
-        return step in self.computed(steps) or step >= steps - 1
-
-    def enough(self, known: int) -> bool:
-        return known > 0
-
     def weights_for(self, nodes: list[float], where: float, steps: int) -> tuple[float, ...]:
         """Return the weights of the outputs at the steps *nodes* for step *where* of a run of so many steps."""
         row = self.rows.get(round(where))
@@ -88,9 +77,6 @@ class FittedCache(OutputCache):
 
     def reason(self) -> str:
         return "not in the mask; fitted"
-
-    def idle_because(self, steps: int) -> str:
-        return f"the mask of {self.name} computes all {steps} steps"
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         said = super().cautions(pipe, steps)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .knobs import knob
-from .output_cache import PLACES, OutputCache
-from .schedules import read_mask, stretched
+from .output_cache import PLACES, MaskedCache
+from .schedules import read_mask
 
 
 @dataclass(frozen=True)
-class LeMiCa(OutputCache):
+class LeMiCa(MaskedCache):
     """Run the network at steps that were chosen beforehand, so that the worst skip does the least harm.
 
     Steps are the nodes of a graph, and a skip from step i to step j an edge whose weight is its measured effect on
@@ -44,22 +44,8 @@ class LeMiCa(OutputCache):
         super().__post_init__()
         read_mask(self.mask, self.of)
 
-    def computed(self, steps: int) -> tuple[int, ...]:
-        if self.mask.strip() == "all":
-            return tuple(range(steps))
-        return stretched(read_mask(self.mask, self.of), self.of, steps)
-
-    def computes(self, step: int, steps: int) -> bool:
-        return step in self.computed(steps) or step >= steps - 1
-
-    def enough(self, known: int) -> bool:
-        return known > 0  # a mask may skip at once; the first skip then repeats
-
     def reason(self) -> str:
         return f"not in the mask; order {self.order}"
-
-    def idle_because(self, steps: int) -> str:
-        return f"the mask of {self.name} computes all {steps} steps"
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         said = super().cautions(pipe, steps)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedError, around_stack
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
+from .schedules import read_mask, stretched
 from .worth import seldom_pays
 
 PLACES = ("output", "stack")
@@ -138,6 +139,32 @@ class OutputCache(Accelerator):
         """Continue the past values to a place."""
         weights = self.weights_for([node.where for node in past], where, steps)
         return combine(weights, [node.output for node in past])
+
+
+class MaskedCache(OutputCache):
+    """Runs the network at the steps of a mask, stretched where a run has another length.
+
+    Attributes:
+        mask: computed steps as ``read_mask`` reads them, or "all".
+        of: how many steps the mask was made for.
+    """
+
+    mask: str
+    of: int
+
+    def computed(self, steps: int) -> tuple[int, ...]:
+        if self.mask.strip() == "all":
+            return tuple(range(steps))
+        return stretched(read_mask(self.mask, self.of), self.of, steps)
+
+    def computes(self, step: int, steps: int) -> bool:
+        return step in self.computed(steps) or step >= steps - 1
+
+    def enough(self, known: int) -> bool:
+        return known > 0  # a mask may skip at once; the first skip then repeats
+
+    def idle_because(self, steps: int) -> str:
+        return f"the mask of {self.name} computes all {steps} steps"
 
 
 class Recollection:
