@@ -7,22 +7,15 @@ cache-dit's DBCache joins where it is installed (`pip install 'deadheat[peers]'`
 prompts are held out: the fitted cache's presets were calibrated on others, with other seeds.
 """
 
-import argparse
-import json
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from deadheat.accelerators import ACCELERATORS
-from deadheat.measure import Comparison, Lane, compare
 from deadheat.presets import Recipe, presets
 
 from deadheat import load
-from training.denoisers import prompts
 
-from .chart import chart
+from .race import CONTROL, fewer, parser, race
 
-STEPS = 28
 FEWER = (18, 16, 13, 11, 9)
 RECIPES = {  # a line of the chart: its settings, from faithful to fast
     "ab-cache": ("ab-cache:every=2", "ab-cache:every=3", "ab-cache:every=4,order=1"),
@@ -52,64 +45,15 @@ def lines(pipe: Any, model: str) -> dict[str, list[Recipe]]:
         if name in ACCELERATORS and ACCELERATORS[name].supports(pipe) is None:
             found[name] = [known[text] if text in known else Recipe.parse(text) for text in texts if text in known or
                            text.partition(":")[0] in ACCELERATORS]  # fmt: skip
-    found["plain fewer steps"] = [Recipe.parse(f"fewer-steps:steps={steps}") for steps in FEWER]
+    found[CONTROL] = fewer(FEWER)
     return {name: recipes for name, recipes in found.items() if recipes}
-
-
-def row(line: str, lane: Lane) -> dict[str, Any]:
-    """Return what the result file keeps of a lane."""
-    return {
-        "line": line,
-        "lane": lane.name,
-        "recipe": lane.recipe,
-        "seconds": lane.seconds,
-        "speedup": lane.speedup,
-        "speedup_range": lane.speedup_range,
-        "calls": lane.calls,
-        "cache_bytes": lane.cache_bytes,
-        "scores": {m: {"mean": lane.mean(m), "worst": (lane.worst(m) or (None,))[0]} for m in ("psnr", "ssim")},
-    }
-
-
-def save(result: Comparison, names: dict[str, str], model: str, out: Path) -> None:
-    """Write the numbers and the charts."""
-    rows = [row(names[lane.name], lane) for lane in result.variants]
-    record = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": result.environment,
-        "settings": result.settings,
-        "baseline_seconds": result.baseline.seconds,
-        "lanes": rows,
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"caching-{model}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for metric, unit in (("psnr", "PSNR to the 28-step picture, dB, mean"), ("ssim", "SSIM, mean")):
-        series: dict[str, list[tuple[float, float]]] = {}
-        for lane in result.variants:
-            if (mean := lane.mean(metric)) is not None:
-                series.setdefault(names[lane.name], []).append((lane.median, mean))
-        title = f"{model}, {STEPS} steps: seconds against {metric.upper()}"
-        chart(series, out / f"caching-{model}-{metric}.svg", title=title, x="seconds a picture, median", y=unit)
 
 
 def main() -> None:
     """Run the comparison and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="pocket-dit")
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     pipe = load(arguments.model)
-    found = lines(pipe, arguments.model)
-    names = {recipe.title or str(recipe): line for line, recipes in found.items() for recipe in recipes}
-    result = compare(
-        pipe, [recipe for recipes in found.values() for recipe in recipes],
-        prompts=prompts(arguments.prompts, "caching benchmark"), steps=STEPS, repeats=arguments.repeats,
-        metrics=("psnr", "ssim"), control=False, memory=False,
-    )  # fmt: skip
-    print(result.table())
-    save(result, names, arguments.model, arguments.out)
+    race(pipe, lines(pipe, arguments.model), arguments, "caching", metrics=("psnr", "ssim"))
 
 
 if __name__ == "__main__":

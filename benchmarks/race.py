@@ -1,0 +1,100 @@
+"""What benchmarks share that race many settings against each other: the race, the result file, the charts."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deadheat.measure import Comparison, Lane, compare
+from deadheat.presets import Recipe
+
+from training.denoisers import prompts
+
+from .chart import chart
+
+STEPS = 28
+CONTROL = "plain fewer steps"
+UNITS = {
+    "psnr": "PSNR to the 28-step picture, dB, mean",
+    "ssim": "SSIM to the 28-step picture, mean",
+    "adherence": "share of the prompt that is in the picture, mean",
+}
+
+
+def parser(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
+    """Return the command line that all of them have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("model", nargs="?", default="pocket-dit")
+    made.add_argument("--prompts", type=int, default=32)
+    made.add_argument("--repeats", type=int, default=repeats)
+    made.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return made
+
+
+def fewer(steps: Sequence[int]) -> list[Recipe]:
+    """Return the control: plainly fewer steps."""
+    return [Recipe.parse(f"fewer-steps:steps={count}") for count in steps]
+
+
+def race(
+    pipe: Any, lines: Mapping[str, Sequence[Recipe]], arguments: argparse.Namespace, kind: str, **options: Any
+) -> Comparison:
+    """Run all settings of all lines interleaved on held-out prompts, print the table, write numbers and charts.
+
+    Args:
+        pipe: the pipeline.
+        lines: name of a line of the chart -> its settings.
+        arguments: of the command line.
+        kind: what is raced; names the files and chooses the prompts.
+        options: for ``compare``.
+    """
+    names = {recipe.title or str(recipe): line for line, recipes in lines.items() for recipe in recipes}
+    result = compare(
+        pipe, [recipe for recipes in lines.values() for recipe in recipes],
+        prompts=prompts(arguments.prompts, f"{kind} benchmark"), steps=STEPS, repeats=arguments.repeats,
+        control=False, memory=False, **options,
+    )  # fmt: skip
+    print(result.table())
+    write(result, names, arguments.out / f"{kind}-{arguments.model}")
+    return result
+
+
+def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
+    """Write the numbers as ``STEM.json`` and a chart for every metric."""
+    metrics = [metric for metric in result.settings["metrics"] if metric not in result.unavailable]
+    record = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": result.environment,
+        "settings": result.settings,
+        "baseline": row("baseline", result.baseline, metrics),
+        "lanes": [row(names[lane.name], lane, metrics) for lane in result.variants],
+    }
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for metric in metrics:
+        series: dict[str, list[tuple[float, float]]] = {}
+        for lane in result.variants:
+            if (mean := lane.mean(metric)) is not None:
+                series.setdefault(names[lane.name], []).append((lane.median, mean))
+        title = f"{result.settings['model']}, {STEPS} steps: seconds against {metric}"
+        chart(
+            series, stem.with_name(f"{stem.name}-{metric}.svg"),
+            title=title, x="seconds a picture, median", y=UNITS.get(metric, metric),
+        )  # fmt: skip
+
+
+def row(line: str, lane: Lane, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return what the result file keeps of a lane."""
+    return {
+        "line": line,
+        "lane": lane.name,
+        "recipe": lane.recipe,
+        "seconds": lane.seconds,
+        "speedup": lane.speedup,
+        "speedup_range": lane.speedup_range,
+        "calls": lane.calls,
+        "cache_bytes": lane.cache_bytes,
+        "scores": {m: {"mean": lane.mean(m), "worst": (lane.worst(m) or (None,))[0]} for m in metrics},
+    }
