@@ -1,16 +1,18 @@
 """FasterCache (Lv et al. 2024, https://arxiv.org/abs/2410.19355)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..pipelines import KnobError, Link, Stage
-from .guidance_gap import GuidanceGap
+from ..pipelines import Call, KnobError, Link, Stage, on_frames
+from .guidance import Guide, Halves, Memory
 from .knobs import knob
 from .module_cache import ATTENTION, ModuleCache, Part, in_block
+from .spectrum import slow_part
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,57 @@ class FasterCache(ModuleCache):
 
     @contextmanager
     def attach(self, stage: Stage) -> Iterator[None]:
-        def gap(link: Link) -> GuidanceGap:
-            return GuidanceGap(
-                link, stage.family.latents, lambda step, steps: self.runs(step, steps, self.uncond_every), self.boosts
-            )
-
-        if self.uncond_every == 1:
-            with super().attach(stage):
-                yield
-        else:
-            with stage.around_denoiser(gap), super().attach(stage):
-                yield
+        with ExitStack() as stack:
+            if self.uncond_every > 1:
+                stack.enter_context(stage.around_denoiser(partial(Halves, _Branches(self), stage)))
+            stack.enter_context(super().attach(stage))
+            yield
 
     def reason(self) -> str:
         return f"attention continued, every {self.every}"
 
     def idle_because(self, steps: int) -> str:
         return f"{self} had no step of {steps} at which attention or a branch of guidance may be skipped"
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """How guidance is spent less on: the unconditional branch is rebuilt from the conditional one."""
+
+    cache: FasterCache
+    continues: ClassVar[bool] = True
+
+    def guide(self, stage: Stage, link: Link, memory: Memory) -> Guide:
+        return _Gap(stage, link, memory, self.cache)
+
+    def reason(self) -> str:
+        return "unconditional branch rebuilt from the conditional one"
+
+    def __str__(self) -> str:
+        return str(self.cache)
+
+
+@dataclass
+class _Gap(Guide):
+    """What separated the branches when both last ran; the transform is linear, so it is split once, then."""
+
+    cache: FasterCache
+    ran: int = -1
+
+    def both(self, call: Call) -> bool:
+        since = range(self.ran + 1, call.step + 1)  # some steps may have been answered further out
+        every = self.cache.uncond_every
+        return not self.memory or any(self.cache.runs(step, call.steps, every) for step in since)
+
+    def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
+        self.ran = call.step
+        self.memory["all"] = gap = uncond - cond
+        self.memory.pop("low", None)
+        if (low := on_frames(call, self.stage.family.latents, gap, slow_part)) is not None:
+            self.memory["low"] = low
+
+    def instead(self, call: Call, cond: Tensor) -> Tensor:
+        low, high = self.cache.boosts(call.progress)
+        if "low" not in self.memory or low == high == 1:
+            return cond + self.memory["all"]
+        return cond + high * self.memory["all"] + (low - high) * self.memory["low"]

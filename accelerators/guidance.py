@@ -4,7 +4,7 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,23 @@ class Guide:
         return cond
 
 
+class Method(Protocol):
+    """What says how one run leaves out unconditional halves."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether what stands in for u continues it; if not, caches further out are told to forget."""
+        ...
+
+    def guide(self, stage: Stage, link: Link, memory: Memory) -> Guide:
+        """Return what decides in one run."""
+        ...
+
+    def reason(self) -> str:
+        """Return what the strip says of a step without the unconditional half."""
+        ...
+
+
 class LessGuidance(Accelerator):
     """Leaves out the unconditional half of classifier-free guidance at some steps.
 
@@ -55,16 +72,13 @@ class LessGuidance(Accelerator):
 
     @property
     def continues(self) -> bool:
-        """Whether what stands in for u continues it; if not, caches further out are told to forget."""
         return False
 
     @abstractmethod
-    def guide(self, stage: Stage, link: Link, memory: Memory) -> Guide:
-        """Return what decides in one run."""
+    def guide(self, stage: Stage, link: Link, memory: Memory) -> Guide: ...
 
     @abstractmethod
-    def reason(self) -> str:
-        """Return what the strip says of a step without the unconditional half."""
+    def reason(self) -> str: ...
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
@@ -73,7 +87,7 @@ class LessGuidance(Accelerator):
         return None
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
-        return stage.around_denoiser(partial(_Halves, self, stage))
+        return stage.around_denoiser(partial(Halves, self, stage))
 
 
 class Planned(LessGuidance):
@@ -98,10 +112,10 @@ class _Plan(Guide):
         return self.method.guides(call.progress)
 
 
-class _Halves:
+class Halves:
     """Takes the calls of one run to the network, or answers for it."""
 
-    def __init__(self, method: LessGuidance, stage: Stage, link: Link) -> None:
+    def __init__(self, method: Method, stage: Stage, link: Link) -> None:
         self.method, self.stage, self.link = method, stage, link
         self.memory: Memory = {}
         self.conditional: dict[int, Tensor] = {}  # by step, while the other half is awaited

@@ -4,13 +4,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..pipelines import Call, Link, Stage, on_frames
 from .guidance import Guide, LessGuidance, Memory
 from .knobs import knob
 from .predictors import combine, lagrange_weights
+from .spectrum import slow_part
 from .worth import seldom_pays
 
 
@@ -120,19 +120,5 @@ class _Cached(Guide):
         """Return the parts, or None where a split is asked for and nobody says how large the frames are."""
         if not self.method.splits:
             return (apart,)
-        slow = on_frames(self.stage.family, call.kwargs, apart, slow_part)
+        slow = on_frames(call, self.stage.family.latents, apart, slow_part)
         return None if slow is None else (slow, apart - slow)
-
-
-def slow_part(frames: Tensor) -> Tensor:
-    """Return the low frequencies of frames (..., h, w): a circle whose radius is a fifth of the shorter side.
-
-    >>> flat = torch.ones(1, 1, 8, 8)
-    >>> bool(torch.allclose(slow_part(flat), flat))
-    True
-    """
-    height, width = frames.shape[-2:]
-    rows = torch.fft.fftfreq(height, 1 / height, device=frames.device)
-    columns = torch.fft.fftfreq(width, 1 / width, device=frames.device)
-    inside = rows[:, None] ** 2 + columns**2 <= (min(height, width) // 5) ** 2
-    return torch.fft.ifft2(torch.fft.fft2(frames.float()) * inside).real.to(frames.dtype)

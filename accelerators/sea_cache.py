@@ -9,8 +9,7 @@ from diffusers import CacheMixin, SeaCacheConfig
 from diffusers.hooks import HookRegistry, apply_sea_cache
 from torch import Tensor, nn
 
-from ..pipelines import Around, Call, Latents, Link, Network, Stage, denoisers, family, preserved
-from ..pipelines.extent import extent
+from ..pipelines import Around, Call, Latents, Link, Network, Stage, denoisers, extent, family, preserved
 from .base import Accelerator
 from .block_hooks import hooked
 from .knobs import knob

@@ -2,7 +2,7 @@
 
     python -m benchmarks.spatial [pocket-dit] [--prompts 32] [--repeats 5] [--out benchmarks/results]
 
-Writes `spatial-MODEL.json` and charts of seconds against faithfulness and against quality on its own: prompt adherence,
+Writes `spatial-MODEL.json` and charts of seconds against faithfulness and against quality by itself: prompt adherence,
 and the Fréchet distance of all pictures of a lane to rendered scenes of the same prompts. Each setting stands beside
 the plain pipeline at the number of steps that takes as long.
 """

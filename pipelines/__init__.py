@@ -23,7 +23,7 @@ from .errors import (
 )
 from .families import FAMILIES, Family, Latents, Size, Stack, denoisers, family
 from .few_steps import calls_a_step, few_step_model
-from .frames import on_frames
+from .frames import extent, on_frames
 from .grids import Grid, area, token_grids, usual_tokens
 from .legs import Leg, levels_of
 from .load import check_name, describe, for_task, load, model_name, same_model
@@ -110,6 +110,7 @@ __all__ = [
     "denoisers",
     "describe",
     "exchanged",
+    "extent",
     "family",
     "few_step_model",
     "fixed_size",

@@ -1,35 +1,47 @@
-"""The frames inside a denoiser's latents: packed and flattened ones say in their call how large they are."""
+"""The frames inside latents, also where their tokens stand in one row: the call says how far they reach."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from .families import Family
+from .families import Latents
+from .stage import Call
 
 
-def sides(described: Family, kwargs: Mapping[str, Any], tokens: int) -> tuple[int, int, int] | None:
-    """Return frames, height and width, in latent pixels, of a call with packed or flattened latents.
+def extent(call: Call, latents: Latents) -> tuple[int, int, int] | None:
+    """Return frames, height and width of the call's picture in latent pixels, as ``Latents.to_grid`` takes them.
 
-    None where the call does not say, or where it holds more than the picture's own tokens (a picture to start from).
+    None where the call does not tell, or holds more than the picture (FLUX Kontext's reference image).
     """
-    match described.latents.layout:
-        case "packed" if "img_ids" in kwargs:
-            height, width = (int(last) + 1 for last in kwargs["img_ids"].reshape(-1, 3)[:, 1:].amax(0))
-            return (1, 2 * height, 2 * width) if height * width == tokens else None
-        case "sequence" if {"num_frames", "height", "width"} <= kwargs.keys():
-            found = (kwargs["num_frames"], kwargs["height"], kwargs["width"])
-            return found if found[0] * found[1] * found[2] == tokens else None
-    return None
-
-
-def on_frames(
-    described: Family, kwargs: Mapping[str, Any], latents: Tensor, change: Callable[[Tensor], Tensor]
-) -> Tensor | None:
-    """Return *latents* after *change*, which sees them as (B, C, frames, h, w); None where the frames are unknown."""
-    if described.latents.layout in ("image", "video"):
-        return change(latents)
-    found = sides(described, kwargs, latents.shape[1])
-    if found is None:
+    if isinstance(call.latents, list):
         return None
-    return described.latents.from_grid(change(described.latents.to_grid(latents, *found)))
+    shape = call.latents.shape
+    sides: tuple[Any, ...] = ()
+    match latents.layout:
+        case "image" if len(shape) == 4:
+            return (1, shape[-2], shape[-1])
+        case "video" if len(shape) == 5:
+            return (shape[-3], shape[-2], shape[-1])
+        case "packed" if (ids := call.kwargs.get("img_ids")) is not None:
+            rows, columns = (int(last) + 1 for last in ids.reshape(-1, ids.shape[-1]).amax(0)[1:])
+            sides = (1, 2 * rows, 2 * columns) if rows * columns == shape[1] else ()
+        case "sequence":
+            told: tuple[Any, ...] = tuple(call.kwargs.get(side) for side in ("num_frames", "height", "width"))
+            sides = told if all(isinstance(side, int) for side in told) and prod(told) == shape[1] else ()
+    return sides or None
+
+
+def on_frames(call: Call, latents: Latents, out: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return *out* after *change*, which sees it as (B, C, frames, h, w); None where the call does not tell frames.
+
+    Args:
+        call: whose latents have the layout of *out*.
+        latents: that layout.
+        out: what the denoiser gave, or a part of it, of any batch size.
+        change: keeps the shape.
+    """
+    if (sides := extent(call, latents)) is None:
+        return None
+    return latents.from_grid(change(latents.to_grid(out, *sides)))

@@ -1,11 +1,14 @@
 """FasterCache: what attention is continued by, how often it runs, and how one branch of guidance becomes the other."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from deadheat.accelerators import ABCache, FasterCache, GuidanceInterval, attached
-from deadheat.accelerators.guidance_gap import GuidanceGap, low_frequencies
-from deadheat.pipelines import Call, KnobError, Latents, Link, Run
-from deadheat.pipelines.extent import extent
+from deadheat.accelerators.faster_cache import _Branches
+from deadheat.accelerators.guidance import Halves
+from deadheat.accelerators.spectrum import slow_part
+from deadheat.pipelines import Call, KnobError, Latents, Link, Run, extent
 
 from ..families import FAMILIES, executed, leftovers
 
@@ -19,16 +22,16 @@ def ran(module) -> list[int]:
 
 def test_the_split_loses_nothing():
     picture = torch.randn(2, 3, 16, 12)
-    low = low_frequencies(picture)
+    low = slow_part(picture)
     high = torch.fft.fft2(picture - low)
     assert torch.allclose(low + (picture - low), picture, atol=1e-6)
-    assert torch.allclose(low_frequencies(low), low, atol=1e-5)  # a projection
-    assert low_frequencies(picture - low).abs().max() < 1e-5
+    assert torch.allclose(slow_part(low), low, atol=1e-5)  # a projection
+    assert slow_part(picture - low).abs().max() < 1e-5
     assert high[..., 0, 0].abs().max() < 1e-3
     wave = torch.cos(torch.arange(16) * 2 * torch.pi * 3 / 16).expand(1, 1, 16, 16)
-    assert torch.allclose(low_frequencies(wave), wave, atol=1e-5)  # 3 = 16 // 5 is still low
+    assert torch.allclose(slow_part(wave), wave, atol=1e-5)  # 3 = 16 // 5 is still low
     wave = torch.cos(torch.arange(16) * 2 * torch.pi * 4 / 16).expand(1, 1, 16, 16)
-    assert low_frequencies(wave).abs().max() < 1e-5
+    assert slow_part(wave).abs().max() < 1e-5
 
 
 def test_weights():
@@ -74,20 +77,19 @@ def asked(run: Run, step: int, branches: tuple[str, ...], layout: str = "image",
     return Call({"x": x, **told}, "x", step, 10, 0.5, branches, len(branches), run)
 
 
-def gap(boost: float, layout: str = "image") -> tuple[GuidanceGap, Run]:
+def gap(boost: float, layout: str = "image", guidance: str = "batched") -> tuple[Halves, Run]:
     run = Run()
     run.steps.append(None)  # noted on, never read
     run.note = lambda *_: None
-    cache = FasterCache(boost=boost, uncond_every=5, start=0.0)
-    link = Link("faster-cache", run)
-    rule = lambda step, steps: cache.runs(step, steps, 5)  # noqa: E731
-    return GuidanceGap(link, Latents(layout), rule, cache.boosts), run
+    stage = SimpleNamespace(family=SimpleNamespace(guidance=guidance, latents=Latents(layout)))
+    branches = _Branches(FasterCache(boost=boost, uncond_every=5, start=0.0))
+    return Halves(branches, stage, Link("faster-cache", run)), run
 
 
 @pytest.mark.parametrize("two_calls", [False, True])
 @pytest.mark.parametrize("layout", ["image", "packed", "sequence"])
 def test_an_unchanged_gap_gives_the_branch_itself(two_calls: bool, layout: str):
-    rebuilt, run = gap(1.0, layout)
+    rebuilt, run = gap(1.0, layout, "separate" if two_calls else "batched")
     ids = torch.cartesian_prod(torch.zeros(1), torch.arange(5.0), torch.arange(5.0))
     told = {"packed": {"img_ids": ids}, "sequence": {"num_frames": 3, "height": 5, "width": 4}}.get(layout, {})
     shape = asked(run, 0, ("cond",), layout).latents.shape
@@ -105,13 +107,13 @@ def test_an_unchanged_gap_gives_the_branch_itself(two_calls: bool, layout: str):
             out = rebuilt(asked(run, step, ("uncond", "cond"), layout, **told), network)[:1]
         assert torch.allclose(out, base * step + apart, atol=1e-5)
     if layout != "image":
-        assert "low" in rebuilt._gap
+        assert "low" in rebuilt.memory
 
 
 def test_boosts_do_not_compound():
     rebuilt, run = gap(1.2)
     apart = torch.randn(1, 4, 10, 10)
-    low = low_frequencies(apart)
+    low = slow_part(apart)
 
     def network(call: Call):
         return torch.cat([{"cond": 0 * apart, "uncond": apart}[branch] for branch in call.branches])

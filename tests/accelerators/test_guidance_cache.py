@@ -3,7 +3,7 @@
 import pytest
 import torch
 from deadheat.accelerators import ABCache, GuidanceCache, attached
-from deadheat.accelerators.guidance_cache import slow_part
+from deadheat.accelerators.spectrum import slow_part
 from deadheat.pipelines import FAMILIES as DESCRIBED
 from deadheat.pipelines import PAIR, Call, Link, Run, Stage
 
@@ -19,6 +19,7 @@ def guide(method: GuidanceCache, described=SD3):
 
 
 def call(step: int, sigma: float, steps: int = 10, **kwargs) -> Call:
+    kwargs.setdefault("hidden_states", torch.zeros(4, 4, 8, 8))
     return Call(kwargs, "hidden_states", step, steps, sigma, PAIR, 4, Run())
 
 
@@ -93,7 +94,7 @@ def test_without_the_size_of_the_frames_nothing_is_split():
         made = guide(GuidanceCache(order=1, low=1.1, start=0.0), FLUX)
         uncond, cond = torch.randn(2, 2, tokens, 16)
         assert made.both(call(0, 1.0))
-        made.learn(call(0, 1.0, img_ids=ids), uncond, cond)
+        made.learn(call(0, 1.0, img_ids=ids, hidden_states=torch.zeros(4, tokens, 16)), uncond, cond)
         assert made.both(call(1, 0.9)) is due
 
 

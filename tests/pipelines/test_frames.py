@@ -20,7 +20,7 @@ def test_frames_of_a_real_call(on: str):
     def start(link):
         def around(call, network):
             out = network(call)
-            same = on_frames(stage.family, call.kwargs, out, noted)
+            same = on_frames(call, stage.family.latents, out, noted)
             assert torch.equal(same, out)
             return out
 
