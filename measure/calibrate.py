@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..accelerators import LeMiCa
+from ..accelerators.base import Accelerator
 from ..accelerators.schedules import write_mask
 from ..pipelines import (
     Around,
@@ -14,6 +16,7 @@ from ..pipelines import (
     InputError,
     Link,
     Network,
+    SolverStep,
     call_arguments,
     family,
     known_model,
@@ -49,29 +52,54 @@ def gap_costs(
     Returns:
         The cost of every gap; neighbouring steps cost nothing.
     """
-    arguments = call_arguments(pipe, prompt=list(prompts), steps=steps, guidance=guidance, seed=seed)
-    arguments.pop("generator")
+    replay = Replay(pipe, prompts, steps, guidance, seed)
     gaps = [(i, j) for i in range(steps) for j in range(i + 1, min(steps - 1, i + longest) + 1)]
     costs: dict[Gap, float] = {gap: 0.0 for gap in gaps if gap[1] == gap[0] + 1}
-    tape: dict[tuple[int, int], Tensor] = {}
-
-    def final(gap: Gap) -> Tensor:
-        mask = [step for step in range(steps) if not gap[0] < step < gap[1]]
-        cache = LeMiCa(mask=write_mask(mask), of=steps, order=order, place=place)
-        until = gap[0] if place == "output" else gap[0] - order  # the stack has to run for what the gap looks back to
-        with staged(pipe) as stage, cache.attach(stage), stage.around_denoiser(_played(tape, until)):
-            generator = call_arguments(pipe, prompt="", seed=seed)["generator"]
-            out = pipe(**{**arguments, "generator": generator, "output_type": "latent"})
-        found: Tensor = out.images if hasattr(out, "images") else out.frames
-        return found.detach().float()
-
-    truth = final((steps, steps))  # records the tape
     todo = [gap for gap in gaps if gap not in costs]
-    for done, gap in enumerate(todo):
-        costs[gap] = float((final(gap) - truth).abs().mean())
+    for done, (i, j) in enumerate(todo):
+        mask = write_mask([step for step in range(steps) if not i < step < j])
+        cache = LeMiCa(mask=mask, of=steps, order=order, place=place)
+        until = i if place == "output" else i - order  # the stack has to run for what the gap looks back to
+        costs[i, j] = float((replay.final(cache, until) - replay.truth).abs().mean())
         if watch:
             watch(done + 1, len(todo))
     return costs
+
+
+class Replay:
+    """Runs prompts in one batch, again and again with other steps left out; up to there the first run is played back.
+
+    Attributes:
+        truth: the final latents of the untouched run.
+        predictions: what the solver was given at each step of it, guided.
+    """
+
+    def __init__(self, pipe: Any, prompts: Sequence[str], steps: int, guidance: float | None, seed: int) -> None:
+        self.pipe, self.seed = pipe, seed
+        self._arguments = call_arguments(pipe, prompt=list(prompts), steps=steps, guidance=guidance, seed=seed)
+        self._arguments |= {"output_type": "latent"}
+        self._tape: dict[tuple[int, int], Tensor] = {}
+        self.predictions: list[Tensor] = []
+
+        def listen(now: SolverStep, solve: Callable[[SolverStep], Any]) -> Any:
+            self.predictions.append(now.prediction.detach().float())
+            return solve(now)
+
+        with staged(pipe) as stage, stage.around_solver(listen), stage.around_denoiser(_played(self._tape, steps)):
+            self.truth = self._run()
+            self.sigmas = [step.sigma for step in stage.runs[-1].steps]
+
+    def final(self, cache: Accelerator, until: int) -> Tensor:
+        """Return the final latents with *cache*, which changes nothing up to the step *until*."""
+        with staged(self.pipe) as stage, cache.attach(stage), stage.around_denoiser(_played(self._tape, until)):
+            return self._run()
+
+    @torch.no_grad()
+    def _run(self) -> Tensor:
+        generator = call_arguments(self.pipe, prompt="", seed=self.seed)["generator"]
+        out = self.pipe(**{**self._arguments, "generator": generator})
+        found: Tensor = out.images if hasattr(out, "images") else out.frames
+        return found.detach().float()
 
 
 def _played(tape: dict[tuple[int, int], Tensor], until: int) -> Callable[[Link], Around]:

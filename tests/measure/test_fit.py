@@ -6,11 +6,11 @@ from math import cos, sin
 import numpy as np
 import pytest
 import torch
-from deadheat.accelerators import FittedCache, attached
+from deadheat.accelerators import FittedCache, LeMiCa, attached
 from deadheat.accelerators.fitted_cache import read_weights, write_weights
 from deadheat.measure import best_steps, fit_cache, fitted, record
-from deadheat.measure.fit import Recording, moves
-from deadheat.pipelines import InputError, KnobError
+from deadheat.measure.fit import Recording, growth, moves
+from deadheat.pipelines import InputError, KnobError, call_arguments
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from ..families import FAMILIES, executed, leftovers
@@ -67,6 +67,37 @@ def test_moves():
     assert turned == pytest.approx([-np.sin(np.pi / 4), -np.sin(np.pi / 4)])
 
 
+def test_what_grows_most_is_avoided():
+    made, _ = recording(10)
+    plain = best_steps(made, 6)
+    skipped = next(step for step in range(1, 9) if step not in plain)
+    made, _ = recording(10)
+    made.grows[skipped] = 1e3
+    assert skipped in best_steps(made, 6)
+
+
+def test_the_growth_of_an_error_is_what_a_run_with_it_shows():
+    pipe = FAMILIES["sd3"].build()
+    found = growth(pipe, ["a fox", "a cat"], 6, guidance=3.0)
+    arguments = call_arguments(pipe, prompt=["a fox", "a cat"], steps=6, guidance=3.0)
+    seen: list[torch.Tensor] = []
+
+    def listen(now, solve):
+        seen.append(now.prediction)
+        return solve(now)
+
+    def latents(*accelerators):
+        generator = torch.Generator().manual_seed(0)
+        with attached(pipe, *accelerators) as session, session.stage.around_solver(listen):
+            return pipe(**{**arguments, "output_type": "latent", "generator": generator}).images
+
+    gap = (latents(LeMiCa(mask="0-2 4-5", of=6, order=1)) - latents()).norm()
+    at_once = (seen[9] - seen[8]).norm() * (pipe.scheduler.sigmas[4] - pipe.scheduler.sigmas[3]).abs()
+    assert found[3] == pytest.approx(float(gap / at_once), rel=1e-4)
+    assert found[0] == found[1]
+    assert found[5] == 1
+
+
 @pytest.mark.parametrize("on", ["sd3", "sd15", "sdxl"])
 def test_one_run_a_prompt_and_nothing_left(on: str):
     tiny = FAMILIES[on]
@@ -75,7 +106,7 @@ def test_one_run_a_prompt_and_nothing_left(on: str):
     with executed(tiny, pipe) as seen:
         recipe = fit_cache(pipe, ["a fox", "a cat"], steps=8, calls=5, seed=3)
     assert leftovers(pipe) == before
-    assert seen.calls == 16
+    assert seen.calls == 16 + 8 + sum(range(1, 7))  # each prompt; all at once; all behind each step left out
     (cache,) = recipe.accelerators
     assert len(cache.computed(8)) == 5
     assert type(cache)(**{k: getattr(cache, k) for k in ("mask", "of", "weights")}) == cache
