@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from ..pipelines import ignored_words
-from .cells import Point, Sweep, SweepCell
+from .cells import Sweep
 from .chart import Spot, chart
 from .metrics import DEFINITIONS
+from .points import Point, SweepCell
 from .report import STYLE, aligned, facts, items, score_text
 
 MOST_ROWS, MOST_COLUMNS, LARGEST = 60, 4, 256  # of the grid of pictures, and of a picture in it, in pixels
