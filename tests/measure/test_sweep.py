@@ -17,7 +17,7 @@ from deadheat import Recipe, sweep
 from ..families import FAMILIES, leftovers
 
 RECIPES = ["ab-cache:every=2..3,warmup=1", "first-block-cache"]
-OPTIONS = {"prompts": ["a red cube", "a <b>blue</b> ball"], "seeds": [0, 1], "steps": [6, 4], "size": (32, 32),
+OPTIONS = {"prompts": ["a red cube", "a <b>blue</b> ball"], "seeds": [3], "steps": [6, 4], "size": (32, 32),
            "repeats": 2, "metrics": ["psnr", "ssim"], "guidance": 5.0}  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def quick(pipe, out, **changes):
 
 def test_every_cell_once_and_dear_axes_outermost(result):
     keys = [(cell.steps, cell.prompt, cell.seed) for cell in result.cells]
-    assert list(dict.fromkeys(keys)) == [(n, p, s) for n in (6, 4) for p in OPTIONS["prompts"] for s in (0, 1)]
+    assert list(dict.fromkeys(keys)) == [(n, p, 3) for n in (6, 4) for p in OPTIONS["prompts"]]
     assert len(result.cells) == len({cell.id for cell in result.cells}) == result.planned and result.finished
     for key in set(keys):
         cells = [cell for cell in result.cells if (cell.steps, cell.prompt, cell.seed) == key]
@@ -72,14 +72,14 @@ def test_the_baseline_is_the_untouched_pipeline(result, pipe):
     from deadheat.measure import to_image
 
     cell = result.cells[0]
-    arguments = call_arguments(pipe, prompt=cell.prompt, steps=6, guidance=5.0, size=(32, 32), seed=0)
+    arguments = call_arguments(pipe, prompt=cell.prompt, steps=6, guidance=5.0, size=(32, 32), seed=3)
     to_image(pictures(pipe(**arguments))[0]).save(result.folder.parent / "plain.png")
     assert (result.folder / cell.picture).read_bytes() == (result.folder.parent / "plain.png").read_bytes()
 
 
 def test_what_cannot_work_is_a_cell_that_says_why(result):
     failed = [cell for cell in result.cells if cell.error is not None]
-    assert {cell.recipe for cell in failed} == {"first-block-cache"} and len(failed) == 8
+    assert {cell.recipe for cell in failed} == {"first-block-cache"} and len(failed) == 4
     assert all("cannot work with StableDiffusionPipeline" in cell.error and cell.picture is None for cell in failed)
 
 
@@ -166,8 +166,8 @@ def test_points():
 def test_points_of_a_sweep(result):
     points = result.points("psnr")
     assert [(p.recipe, p.steps) for p in points][:2] == [("plain", 6), ("fewer-steps:steps=2", 6)]
-    assert all(p.cells + p.failed == 4 for p in points)
-    assert points[0].speedup == 1 and points[0].identical == 4
+    assert all(p.cells + p.failed == 2 for p in points)
+    assert points[0].speedup == 1 and points[0].identical == 2
     assert all(p.speedup_low <= p.speedup <= p.speedup_high for p in points if p.cells)
     assert result.pareto("psnr")[-1].mean == math.inf
     json.dumps(result.to_dict(), allow_nan=False)
@@ -289,5 +289,5 @@ def test_the_report_opens_offline(result):
 def test_the_table(result):
     table = result.table()
     assert "baseline" in table and "plain, 2 steps" in table and "identical" in table
-    assert f"{result.planned} of {result.planned} cells, 8 failed; 2 interleaved rounds each" in table
+    assert f"{result.planned} of {result.planned} cells, 4 failed; 2 interleaved rounds each" in table
     assert table.count("FAILED: first-block-cache") == 1

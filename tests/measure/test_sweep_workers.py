@@ -19,9 +19,9 @@ from deadheat import sweep
 
 from ..families import FAMILIES
 
-GRID = {"recipes": ["ab-cache:every=1..4"], "prompts": ["a red cube"], "seeds": range(12), "steps": 2,
+GRID = {"recipes": ["ab-cache:every=1..4"], "prompts": ["a red cube"], "seeds": range(8), "steps": 2,
         "size": (16, 16), "repeats": 1, "metrics": ["psnr"]}  # fmt: skip
-CELLS = 12 * 6  # with the baseline and one control
+CELLS = 8 * 6  # with the baseline and one control
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def lines(out):
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def until(what, seconds=60.0):
+def until(what, seconds=180.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it never came"
@@ -58,7 +58,7 @@ def each_once(out):
 def test_three_killed_drivers_and_a_killed_worker_lose_nothing(model, tmp_path):
     out, fork = tmp_path / "out", get_context("fork")  # forked: everything is imported already
     rows = []
-    for at in (8, 20, 32):
+    for at in (7, 13, 25):
         driver = fork.Process(target=go, args=(model, out))
         driver.start()
         until(lambda at=at: lines(out) >= at)
