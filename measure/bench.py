@@ -103,7 +103,7 @@ class Bench:
         except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a pipeline raises belongs into its cell; the sweep goes on
-            lane.error = f"{type(error).__name__}: {error}" if not isinstance(error, DeadheatError) else str(error)
+            lane.error = _sentence(error)
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 torch.cuda.empty_cache()
 
@@ -175,6 +175,12 @@ class Bench:
         file = io.BytesIO()
         to_image(picture).save(file, "PNG")
         return cell, file.getvalue()
+
+
+def _sentence(error: Exception) -> str:
+    """Return what went wrong, on one line."""
+    said = " ".join(str(error).split())[:500]
+    return said if isinstance(error, DeadheatError) else f"{type(error).__name__}: {said}"
 
 
 def _other(pipe: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from .bench import Bench, Shot
 from .environment import environment
 from .plan import Heat
 from .points import SweepCell
+from .timing import weights_fingerprint
 
 ATTEMPTS = 3  # a cell whose worker died so often is taken to be the reason
 PATIENCE = 0.2  # seconds between looks at the stop button
@@ -54,7 +55,8 @@ class Hello:
 
     @classmethod
     def of(cls, bench: Bench) -> "Hello":
-        return cls(environment(bench.pipe), bench.scorer.unavailable)
+        ground = {**environment(bench.pipe), "weights": weights_fingerprint(bench.pipe)}
+        return cls(ground, bench.scorer.unavailable)
 
 
 Outcome = Hello | list[Shot] | DeadheatError | None  # None: the worker died
@@ -78,7 +80,7 @@ class Hands(Protocol):
         """Send all workers home, whatever they are doing."""
 
 
-def alone(job: Job, heats: Sequence[Heat], stop: Callable[[], bool] | None) -> Iterator[Hello | list[Shot]]:
+def alone(job: Job, heats: Sequence[Heat], stop: Callable[[], bool] | None) -> Generator[Hello | list[Shot]]:
     """Measure in this process."""
     bench = job.bench(stop)
     yield Hello.of(bench)
@@ -102,7 +104,7 @@ class Together:
         self._idle: set[int] = set()
         self._births: dict[int, int] = {}
 
-    def run(self) -> Iterator[Hello | list[Shot]]:
+    def run(self) -> Generator[Hello | list[Shot]]:
         """Yield what workers say when they begin, and the cells that they finish, as they come.
 
         Raises:

@@ -35,11 +35,6 @@ class Heat:
 
     cells: tuple[Planned, ...]
 
-    @property
-    def cost(self) -> int:
-        """How much work this is, in steps."""
-        return sum(cell.steps for cell in self.cells)
-
 
 def cell_id(settings: Mapping[str, Any], recipe: str, prompt: str, seed: int, steps: int) -> str:
     """Return the name of a cell: short, and another for everything that changes its picture."""

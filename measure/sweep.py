@@ -1,7 +1,7 @@
 """Measure many recipes with many prompts, seeds and numbers of steps, and lose nothing on the way."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,19 +130,23 @@ class _Driver:
         """Return what is still to be measured."""
         return list(heats(self._cells, self._done))
 
-    def take(self, outcomes: Iterable[Hello | list[Shot]]) -> None:
+    def take(self, outcomes: Generator[Hello | list[Shot]]) -> None:
         """Write down what comes."""
         self._tell(None)
-        for outcome in outcomes:
-            if isinstance(outcome, Hello):
-                self._greet(outcome)
-                continue
-            self._file.add(outcome)
-            self._work_done += sum(cell.steps for cell, _ in outcome)
-            for cell, _ in outcome:
-                self._done.add(cell.id)
-                self._failed += cell.error is not None
-                self._tell(cell)
+        with closing(outcomes):  # workers go home at once, whatever happens here
+            for outcome in outcomes:
+                if isinstance(outcome, Hello):
+                    self._greet(outcome)
+                else:
+                    self._keep(outcome)
+
+    def _keep(self, shots: list[Shot]) -> None:
+        self._file.add(shots)
+        self._work_done += sum(cell.steps for cell, _ in shots)
+        for cell, _ in shots:
+            self._done.add(cell.id)
+            self._failed += cell.error is not None
+            self._tell(cell)
 
     def _greet(self, hello: Hello) -> None:
         """Begin the file with where it is measured, or check that it is still the same."""
@@ -165,7 +169,7 @@ class _Driver:
 
 def _crew(
     job: Job, left: Sequence[Heat], ray: bool | str, stop: Callable[[], bool] | None
-) -> Iterator[Hello | list[Shot]]:
+) -> Generator[Hello | list[Shot]]:
     if ray is not False:
         from .ray_hands import RayHands
 

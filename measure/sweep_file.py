@@ -151,7 +151,7 @@ def _ground(environment: dict[str, Any]) -> dict[str, Any]:
     pipe = {name: value for name, value in environment["pipeline"].items() if name != "threads"}
     switches = {name: value for name, value in pipe.pop("system").items() if name != "device"}
     pipe["device"] = pipe["device"].partition(":")[0]
-    return {**pipe, **switches, **environment["versions"]}
+    return {**pipe, **switches, **environment["versions"], "weights": environment["weights"]}
 
 
 def _short(value: Any) -> str:

@@ -170,6 +170,7 @@ def test_points_of_a_sweep(result):
     assert points[0].speedup == 1 and points[0].identical == 2
     assert all(p.speedup_low <= p.speedup <= p.speedup_high for p in points if p.cells)
     assert result.pareto("psnr")[-1].mean == math.inf
+    assert result.baseline(result.cells[1]) is result.cells[0]
     json.dumps(result.to_dict(), allow_nan=False)
 
 
@@ -181,7 +182,7 @@ def test_the_format_of_the_file(result):
     head, first = lines[0], lines[1]
     assert (head["kind"], head["schema"]) == ("deadheat sweep", 1)
     assert {"model", "settings", "environment", "created"} <= set(head)
-    assert set(head["environment"]) == {"pipeline", "versions", "hardware"}
+    assert set(head["environment"]) == {"pipeline", "versions", "hardware", "weights"}
     assert first["kind"] == "cell" and first["recipe"] == "plain" and first["role"] == "baseline"
     assert first["scores"] == {"psnr": None, "ssim": 1.0} and first["identical"] is True and first["error"] is None
     again = Sweep.load(result.folder / "sweep.jsonl")
@@ -251,6 +252,18 @@ def test_other_ground_is_refused(pipe, tmp_path):
     file.write_text(json.dumps(head) + "\n" + lines[1])
     with pytest.raises(InputError, match=r'torch was "1\.0" and is now'):
         quick(pipe, tmp_path / "out")
+
+
+def test_other_weights_are_refused(pipe, tmp_path):
+    found = quick(pipe, tmp_path / "out")
+    (tmp_path / "out" / "sweep.jsonl").write_text(
+        "".join((found.folder / "sweep.jsonl").read_text().splitlines(keepends=True)[:-1])
+    )
+    other = FAMILIES["sd15"].build()
+    other.unet.conv_in.weight.data.add_(0.5)
+    with pytest.raises(InputError, match="weights was"):
+        quick(other, tmp_path / "out")
+    assert quick(pipe, tmp_path / "out").finished
 
 
 def test_two_drivers_are_refused(pipe, tmp_path):
