@@ -1,7 +1,8 @@
 """Measure many recipes with many prompts, seeds and numbers of steps, and lose nothing on the way."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
