@@ -7,12 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deadheat.measure import Comparison, Lane, compare
+from deadheat.measure import Comparison, Lane, Spot, chart, compare
 from deadheat.presets import Recipe
 
 from training.denoisers import prompts
-
-from .chart import chart
 
 STEPS = 28
 CONTROL = "plain fewer steps"
@@ -74,15 +72,13 @@ def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for metric in metrics:
-        series: dict[str, list[tuple[float, float]]] = {}
+        series: dict[str, list[Spot]] = {}
         for lane in result.variants:
             if (mean := lane.mean(metric)) is not None:
-                series.setdefault(names[lane.name], []).append((lane.median, mean))
+                series.setdefault(names[lane.name], []).append(Spot(lane.median, mean))
         title = f"{result.settings['model']}, {STEPS} steps: seconds against {metric}"
-        chart(
-            series, stem.with_name(f"{stem.name}-{metric}.svg"),
-            title=title, x="seconds a picture, median", y=UNITS.get(metric, metric),
-        )  # fmt: skip
+        drawn = chart(series, title=title, x="seconds a picture, median", y=UNITS.get(metric, metric))
+        stem.with_name(f"{stem.name}-{metric}.svg").write_text(drawn, encoding="utf-8")
 
 
 def row(line: str, lane: Lane, metrics: Sequence[str]) -> dict[str, Any]:
