@@ -6,9 +6,11 @@ from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
-from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
+from .metrics import DEFINITIONS, METRICS, detail, difference, frechet, ms_ssim, psnr, ssim
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
+from .score import Scorer
+from .snippet import snippet
 
 __all__ = [
     "DEFINITIONS",
@@ -18,6 +20,7 @@ __all__ = [
     "Comparison",
     "Event",
     "Lane",
+    "Scorer",
     "Watch",
     "best_path",
     "best_steps",
@@ -25,16 +28,20 @@ __all__ = [
     "calibrate_magnitudes",
     "check_inputs",
     "compare",
+    "detail",
     "difference",
     "environment",
     "fit_cache",
     "fitted",
+    "frechet",
     "gap_costs",
     "hardware",
     "html_report",
     "magnitude_ratios",
+    "ms_ssim",
     "psnr",
     "record",
+    "snippet",
     "ssim",
     "strip_kind",
     "text_table",
