@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .commands_tune import tune_command
 
 EXAMPLES = """examples:
   deadheat compare pocket-dit --recipe "ab-cache:every=3" --recipe balanced --out out/run
   deadheat compare stabilityai/stable-diffusion-xl-base-1.0 --recipe "ab-cache" --prompt "a red fox" --device cuda
   deadheat accelerators ab-cache
   deadheat doctor pocket-dit
+  deadheat tune pocket-dit --floor psnr=38
   deadheat report out/run
 """
 
@@ -125,7 +127,7 @@ def _accelerators(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> None:
     from .accelerators import ACCELERATORS
     from .pipelines import CHOICES, System, describe
-    from .presets import preset_names
+    from .presets import presets
 
     pipe = _load(arguments)
     facts = describe(pipe)
@@ -142,7 +144,8 @@ def _doctor(arguments: argparse.Namespace) -> None:
         for value in values[1:]
     }
     lines = [f"{k}: {v}" for k, v in facts.items() if k != "system" and v != ""]
-    lines += [f"presets: {', '.join(preset_names(facts['model'])) or 'none'}", ""]
+    known = presets(facts["model"], facts["family"])
+    lines += ["", "presets", *(f"{name}: {recipe.about}" for name, recipe in known.items()), ""]
     for name, row in fits.items():
         lines.append(
             f"{'fits  ' if row['works'] else 'not   '}{name}" + (f": {row['why_not']}" if row["why_not"] else "")
@@ -150,7 +153,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
         lines += [f"      caution: {text}" for text in row["cautions"]]
     lines += ["", "system switches", *(f"{'works ' if why is None else 'not   '}{name}" + (f": {why}" if why else "")
                                        for name, why in switches.items())]  # fmt: skip
-    _show(arguments, {"pipeline": facts, "accelerators": fits, "switches": switches}, "\n".join(lines))
+    made = {name: {"recipe": str(recipe), "about": recipe.about} for name, recipe in known.items()}
+    data = {"pipeline": facts, "accelerators": fits, "switches": switches, "presets": made}
+    _show(arguments, data, "\n".join(lines))
 
 
 # -- compare, report ---------------------------------------------------------------------------------------------
@@ -386,6 +391,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
+    "tune": tune_command(_takes_model, _load, _show),
     "report": (_report, _takes_result, "show a saved comparison again"),
     "app": (_app, _takes_port, "open the app in the browser"),
 }

@@ -11,6 +11,8 @@ from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
 from .score import Scorer
 from .snippet import snippet
+from .tune import tune
+from .tuned import Tuned
 
 __all__ = [
     "DEFINITIONS",
@@ -21,6 +23,7 @@ __all__ = [
     "Event",
     "Lane",
     "Scorer",
+    "Tuned",
     "Watch",
     "best_path",
     "best_steps",
@@ -46,5 +49,6 @@ __all__ = [
     "strip_kind",
     "text_table",
     "to_image",
+    "tune",
     "writable",
 ]

@@ -14,8 +14,9 @@ DEFINITIONS = {
     "more is closer; equal pictures print identical.",
     "ssim": "SSIM: structural similarity, Gaussian window of 11 pixels, sigma 1.5, K 0.01 and 0.03, mean over pixels "
     "and channels; 1 is equal.",
-    "ms-ssim": "MS-SSIM: SSIM's contrast and structure at up to five scales, each half the last (as many as the window "
-    "fits into, weights 0.0448 0.2856 0.3001 0.2363 0.1333 brought to a sum of 1), luminance at the last; 1 is equal.",
+    "ms-ssim": "MS-SSIM: SSIM's contrast and structure at up to five scales, each half the last (as many as the "
+    "window fits into, weights 0.0448 0.2856 0.3001 0.2363 0.1333 brought to a sum of 1), luminance at the "
+    "last; 1 is equal.",
     "detail": "Detail: energy of the grey picture above half of the highest frequency, over the baseline's; 1 is as "
     "much, below 1 is smoother, above 1 is sharper or noisier.",
     "latent": "Latent distance: norm of the difference between both pictures' latents (the mean that the pipeline's "
@@ -23,8 +24,8 @@ DEFINITIONS = {
     "adherence": "Prompt adherence: share of the prompt's objects, colours and positions that a detector trained on "
     "rendered scenes finds in the picture; pocket models only.",
     "lpips": "LPIPS: learned perceptual distance (AlexNet); less is closer; needs the extra quality and its weights.",
-    "clip": "CLIPScore: 100 times the cosine between picture and prompt in CLIP's space, not below 0; the tiny CLIP of "
-    "the pocket world for pocket models, openai/clip-vit-base-patch16 for others.",
+    "clip": "CLIPScore: 100 times the cosine between picture and prompt in CLIP's space, not below 0; the tiny CLIP "
+    "of the pocket world for pocket models, openai/clip-vit-base-patch16 for others.",
     "image-reward": "ImageReward: a learned guess at what people like, for a prompt; more is better.",
     "frechet": "Fréchet distance between all pictures of a lane and all of the baseline, as Gaussians in CLIP's "
     "picture features (the pocket world's own for pocket models); less is closer; few pictures make it large.",

@@ -81,7 +81,7 @@ def load_lpips() -> Callable[[Tensor, Tensor], float] | str:
     if not any(Path(torch.hub.get_dir(), "checkpoints").glob("alexnet-*.pth")):
         return (
             "its AlexNet weights are not on this machine: fetch them once with "
-            '`python -c "import lpips; lpips.LPIPS(net=\'alex\')"`'
+            "`python -c \"import lpips; lpips.LPIPS(net='alex')\"`"
         )
     import lpips
 
@@ -107,7 +107,7 @@ def load_image_reward(folder: Path | None = None) -> Judge | str:
     if not weights.is_file() or not config.is_file():
         return (
             f"its weights are not in {folder}: fetch them once with "
-            '`python -c "import ImageReward; ImageReward.load(\'ImageReward-v1.0\')"`'
+            "`python -c \"import ImageReward; ImageReward.load('ImageReward-v1.0')\"`"
         )
     import ImageReward
     from torchvision.transforms.functional import to_pil_image

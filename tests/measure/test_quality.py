@@ -24,7 +24,9 @@ def test_equal_pictures_are_equal_at_every_scale(pair):
     assert ms_ssim(pair[0], pair[0]) == pytest.approx(1) and detail(pair[0], pair[0]) == 1
 
 
-@pytest.mark.parametrize(("side", "weight"), [(176, 0.1333 / 1.0001), (352, 0.1333 / 1.0001), (16, 1.0), (22, 0.2856 / 0.3304)])
+@pytest.mark.parametrize(
+    ("side", "weight"), [(176, 0.1333 / 1.0001), (352, 0.1333 / 1.0001), (16, 1.0), (22, 0.2856 / 0.3304)]
+)
 def test_flat_pictures_differ_in_luminance_at_the_last_scale_only(side: int, weight: float):
     a, b = 0.3, 0.7
     light = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
@@ -52,7 +54,8 @@ def test_two_scales_by_hand():
             for column in range(len(one) - 10):
                 p, q = (image[row : row + 11, column : column + 11] for image in (one, two))
                 m, n = (window * p).sum(), (window * q).sum()
-                v, w, c = (window * (p - m) ** 2).sum(), (window * (q - n) ** 2).sum(), (window * (p - m) * (q - n)).sum()
+                v, w = ((window * (x - m) ** 2).sum() for x, m in ((p, m), (q, n)))
+                c = (window * (p - m) * (q - n)).sum()
                 found.append(((2 * m * n + 1e-4) / (m * m + n * n + 1e-4), (2 * c + 9e-4) / (v + w + 9e-4)))
         return np.mean([s for _, s in found]), np.mean([light * s for light, s in found])
 
