@@ -54,8 +54,9 @@ def _tune(
     Goal(floor, budget)  # a slip should not cost a download
     prompts, size, out = _prompts(arguments.prompts), _size(arguments.size), _preset(arguments)
     found = tune(
-        load(arguments), floor=floor, budget=budget, prompts=prompts, steps=arguments.steps,
-        guidance=arguments.guidance, negative=arguments.negative, size=size, seed=arguments.seed, limit=limit, watch=_progress(arguments),
+        load(arguments), floor=floor, budget=budget, prompts=prompts, steps=arguments.steps, limit=limit,
+        guidance=arguments.guidance, negative=arguments.negative, size=size, seed=arguments.seed,
+        watch=_progress(arguments),
     )  # fmt: skip
     saved = found.save(out).absolute() if found.best else None
     text = f"{found.text()}\n\n{found.snippet()}" + (f"\npreset: {saved}" if saved else "")

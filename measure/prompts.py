@@ -52,14 +52,16 @@ def course(pipe: Any, prompts: Sequence[str] | None = None, seed: int = 0) -> Co
     if not prompts:
         model = known_model(model_name(pipe))
         write = scenes if model is not None and model.pocket else mixed
-        dealt = write(sum(MOST), seed)
-        parts = [dealt[: MOST[0]], dealt[MOST[0] : -MOST[2]], dealt[-MOST[2] :]]
-        return Course(*(tuple((prompt, seed) for prompt in part) for part in parts))
+        dealt = [(prompt, seed) for prompt in write(sum(MOST), seed)]
+        return Course(tuple(dealt[: MOST[0]]), tuple(dealt[MOST[0] : -MOST[2]]), tuple(dealt[-MOST[2] :]))
     if len(prompts) < ENOUGH:
         note = f"{len(prompts)} prompts are few: what is held out are other seeds of the same prompts"
-        return Course(*(_repeated(prompts, most, seed + 1000 * nth) for nth, most in enumerate(MOST)), note)
-    parts = [prompts[0::4], prompts[1::4], [*prompts[2::4], *prompts[3::4]]]
-    return Course(*(_repeated(part, most, seed) for part, most in zip(parts, MOST, strict=True)))
+        parts, seeds = (prompts, prompts, prompts), (seed, seed + 1000, seed + 2000)
+    else:
+        given, note, seeds = list(prompts), "", (seed, seed, seed)
+        parts = (given[0::4], given[1::4], [*given[2::4], *given[3::4]])
+    first, second, third = (_repeated(*one) for one in zip(parts, MOST, seeds, strict=True))
+    return Course(first, second, third, note)
 
 
 def _repeated(prompts: Sequence[str], most: int, seed: int) -> tuple[Cell, ...]:
@@ -72,7 +74,8 @@ def scenes(count: int, seed: int = 0) -> list[str]:
     >>> scenes(1)[0] == scenes(2)[0]
     True
     """
-    rng, found = random.Random(f"scenes {seed}"), []
+    rng = random.Random(f"scenes {seed}")
+    found: list[str] = []
     while len(found) < count:
         ground, style = rng.choice(list(COLOURS)), rng.choices(STYLES, (32, 20, 18, 15, 15))[0]
         many = rng.choices((1, 2, 3), (40, 45, 15))[0]
@@ -104,7 +107,8 @@ def mixed(count: int, seed: int = 0) -> list[str]:
     >>> len(set(mixed(100)))
     100
     """
-    rng, found = random.Random(f"mixed {seed}"), []
+    rng = random.Random(f"mixed {seed}")
+    found: list[str] = []
     while len(found) < count:
         prompt = f"{rng.choice(_SUBJECTS)} {rng.choice(_PLACES)}, {rng.choice(_LOOKS)}"
         if prompt not in found:

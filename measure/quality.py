@@ -5,6 +5,7 @@ A reason why a metric cannot be had is a sentence, shown as "not available: ..."
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .adherence import clip_scores, look
+from .result import to_image
 
 CLIP = "openai/clip-vit-base-patch16"
 Judge = Callable[[str, Tensor], float]
@@ -109,17 +111,14 @@ def load_image_reward(folder: Path | None = None) -> Judge | str:
             f"its weights are not in {folder}: fetch them once with "
             "`python -c \"import ImageReward; ImageReward.load('ImageReward-v1.0')\"`"
         )
-    import ImageReward
-    from torchvision.transforms.functional import to_pil_image
-
     try:
-        model = ImageReward.load(str(weights), med_config=str(config))
+        model = importlib.import_module("ImageReward").load(str(weights), med_config=str(config))
     except (OSError, RuntimeError, ValueError) as error:
         return f"it cannot be loaded: {str(error).splitlines()[0]}"
 
     def reward(prompt: str, picture: Tensor) -> float:
         with torch.inference_mode():
-            return float(model.score(prompt, to_pil_image(picture)))
+            return float(model.score(prompt, to_image(picture)))
 
     return reward
 

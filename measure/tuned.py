@@ -67,21 +67,25 @@ class Tuned:
         if self.goal.budget is not None and self.track.expected(self.track.baseline) <= self.goal.budget:
             return None, "the plain pipeline is within the budget: nothing has to be given up"
         known = [entry for entry in self.finalists if len(entry.scores) >= ENOUGH and entry.seconds]
-        fit = [entry for entry in known if self._holds(entry)]
-        if fit:
+        if fit := [entry for entry in known if self._holds(entry)]:
             kept = "holds" if self.goal.budget is None else "is within the budget"
             return self._better(fit), f"{kept} on held-out prompts"
         near = [entry for entry in known if self.track.judged(entry).mean >= 0] if self.goal.budget is None else []
         if near:
             return max(near, key=lambda e: self.track.judged(e).mean), "holds in the mean, but by less than its error"
-        if known or not self.stopped:
-            return None, f"nothing that was tried gives {self.goal}: the plain pipeline is the answer"
+        return self._by_probes() if self.stopped and not known else self._nothing()
+
+    def _nothing(self) -> tuple[None, str]:
+        return None, f"nothing that was tried gives {self.goal}: the plain pipeline is the answer"
+
+    def _by_probes(self) -> tuple[Entry | None, str]:
+        """Return the best guess of a search that ended before its finals."""
         pace = max(self.entries, key=lambda entry: len(self._probes(entry)), default=None)
         probed = [entry for entry in self.entries if self._probes(entry) and not entry.dropped]
-        holding = [entry for entry in probed if self._probably(entry, pace)]
-        if not holding:
-            return None, "nothing was measured well enough before the search ended: the plain pipeline is the answer"
-        return self._better(holding), "judged by its probes alone: the search ended before held-out prompts were drawn"
+        if holding := [entry for entry in probed if self._probably(entry, pace)]:
+            early = "judged by its probes alone: the search ended before held-out prompts were drawn"
+            return self._better(holding), early
+        return None, "nothing was measured well enough before the search ended: the plain pipeline is the answer"
 
     def _probes(self, entry: Entry) -> dict[Cell, Any]:
         return entry.probes or entry.scores

@@ -130,14 +130,9 @@ def test_weights_that_are_there_are_used(monkeypatch, tmp_path):
         return Model()
 
     fake.load = load
-    transforms = types.ModuleType("torchvision.transforms.functional")
-    transforms.to_pil_image = lambda picture: types.SimpleNamespace(size=(picture.shape[-1], picture.shape[-2]))
     monkeypatch.setitem(sys.modules, "ImageReward", fake)
-    monkeypatch.setitem(sys.modules, "torchvision.transforms.functional", transforms)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    assert "hf" not in quality.load_image_reward(tmp_path) and "its weights are not in" in quality.load_image_reward(
-        tmp_path
-    )
+    assert "its weights are not in" in quality.load_image_reward(tmp_path)
     for name in ("ImageReward.pt", "med_config.json"):
         (tmp_path / name).touch()
     assert quality.load_image_reward(tmp_path)("abc", torch.zeros(3, 8, 50)) == 3.5
