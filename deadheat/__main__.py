@@ -245,8 +245,8 @@ def _recipes(arguments: argparse.Namespace) -> list[Any]:
     """Read what can be read before a model loads: a mistyped recipe should not cost a download."""
     from .presets import Recipe, presets
 
-    known = presets(arguments.model)
-    return [known[text] if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
+    known = presets(arguments.model)  # what such a name means, the loaded model's family decides
+    return [text if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
 
 
 def _prompts(arguments: argparse.Namespace, model: Any) -> list[str]:
