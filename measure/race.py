@@ -221,7 +221,7 @@ class Race:
         """Draw the held-out cells with all that race, interleaved; those that cannot win any more fall out."""
         track = self.track
         for entry in racing:
-            entry.probes, entry.scores, entry.cost = entry.scores, {}, 0.0
+            entry.probes, entry.scores = entry.scores, {}
             self.finalists.append(entry)
         cells = self.course.held_out
         for nth, cell in enumerate(cells):

@@ -79,9 +79,12 @@ class Tuned:
         return None, f"nothing that was tried gives {self.goal}: the plain pipeline is the answer"
 
     def _by_probes(self) -> tuple[Entry | None, str]:
-        """Return the best guess of a search that ended before its finals."""
+        """Return the best guess of a search that ended before its finals said anything."""
+        for entry in self.finalists:
+            entry.scores = {**entry.probes, **entry.scores}
+        self.finalists.clear()
         pace = max(self.entries, key=lambda entry: len(self._probes(entry)), default=None)
-        probed = [entry for entry in self.entries if self._probes(entry) and not entry.dropped]
+        probed = [entry for entry in self.entries if entry.scores and not entry.dropped]
         if holding := [entry for entry in probed if self._probably(entry, pace)]:
             early = "judged by its probes alone: the search ended before held-out prompts were drawn"
             return self._better(holding), early
