@@ -4,8 +4,9 @@
 
 1. `tune` searches, with its own prompts and within its time.
 2. Its answer draws fresh prompts, one picture at a time.
-3. So does every other setting of the space. After 8 prompts a setting goes no further if it takes half as long again as
-   the answer, or if its mean misses the floor by more than four standard errors: it cannot be the fastest that holds.
+3. So does every other setting of the space. After 8 prompts a setting goes no further if it takes half as long again
+   as the answer, or if its mean misses the floor by more than four standard errors: it cannot be the fastest that
+   holds.
 4. The answer, the baseline, and what held the floor and was about as fast, are timed again, interleaved.
 
 Writes `tune-MODEL.json`, after every setting: the answer, every row, and the two checks that the project asks for: the
@@ -98,20 +99,24 @@ def main() -> None:
     if found.best is None:
         raise SystemExit("nothing was found to measure again")
     cells = [(prompt, 0) for prompt in prompts(arguments.prompts, "tune acceptance")]
-    track, metric = fresh_track(found, pipe, cells), found.goal.metrics[0]
-    record: dict[str, Any] = {"tuned": found.to_dict(), "prompts": [prompt for prompt, _ in cells], "rows": []}
-    out = arguments.out / f"tune-{arguments.model.replace('/', '--')}.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out / f"tune-{arguments.model.replace('/', '--')}.json"
+    measure_all(found, fresh_track(found, pipe, cells), cells, out)
 
-    answer = Entry(found.best.recipe, found.best.line, found.best.at)
+
+def measure_all(found: Tuned, track: Track, cells: Sequence[Cell], out: Path) -> None:
+    """Draw the fresh prompts with the answer and with everything else, and write what comes of it."""
+    record: dict[str, Any] = {"tuned": found.to_dict(), "prompts": [prompt for prompt, _ in cells], "rows": []}
+    best = found.best
+    assert best is not None
+    answer = Entry(best.recipe, best.line, best.at)
     entries = [answer] + [Entry(recipe, line.name, at) for line in found.space.lines
                           for at, recipe in enumerate(line.recipes) if recipe != answer.recipe]  # fmt: skip
     complete = []
     for nth, entry in enumerate(entries):
-        most = SLOW * answer.median if answer.seconds else float("inf")
-        whole = sweep(track, entry, cells, most)
+        whole = sweep(track, entry, cells, SLOW * answer.median if answer.seconds else float("inf"))
         complete += [entry] if whole else []
-        record["rows"].append(row(track, entry, whole, metric))
+        record["rows"].append(row(track, entry, whole, found.goal.metrics[0]))
         out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{nth + 1}/{len(entries)} {entry.name[:70]}: {record['rows'][-1]['mean']:.2f}, {entry.median:.3f} s")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from .goal import Estimate
 from .track import Entry, Track
 
-SLOWER = 1.04  # as slow as this, beside one that surely holds, is out
+SLOWER, RECKONED = 1.04, 1.08  # as slow as this, beside one that surely holds, is out; before anything is timed
 
 
 @dataclass(eq=False)
@@ -51,7 +51,8 @@ class Judge:
         if entry is by:
             return ""
         if self.track.goal.budget is None:
-            late = self.track.expected(entry) > SLOWER * self.track.expected(by)
+            factor = SLOWER if entry.seconds and by.seconds else RECKONED
+            late = self.track.expected(entry) > factor * self.track.expected(by)
             return f"slower than {by.name}, which holds the floor" if late else ""
         mine, other = self.quality(entry), self.quality(by)
         worse = mine.mean + mine.error < other.mean
