@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accelerators import ACCELERATORS
-    from .measure import Comparison, Sweep, compare, sweep
+    from .measure import Comparison, Sweep, Tuned, compare, sweep, tune
     from .pipelines import (
         DeadheatError,
         IncompatibleError,
@@ -34,6 +34,8 @@ _HOME = {
     "Sweep": "measure",
     "compare": "measure",
     "sweep": "measure",
+    "Tuned": "measure",
+    "tune": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
     "load": "pipelines",
@@ -56,11 +58,13 @@ __all__ = [
     "PresetError",
     "Recipe",
     "Sweep",
+    "Tuned",
     "UnsupportedError",
     "accelerate",
     "compare",
     "load",
     "sweep",
+    "tune",
 ]
 
 

@@ -19,6 +19,7 @@ from ._arguments import size_of as _size
 from ._arguments import takes_model as _takes_model
 from ._arguments import whole as _whole
 from ._sweep import report_sweep, sweep_command, takes_sweep
+from .commands_tune import tune_command
 
 EXAMPLES = """examples:
   deadheat compare pocket-dit --recipe "ab-cache:every=3" --recipe balanced --out out/run
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   deadheat sweep pocket-dit --recipe "ab-cache:every=2..4,order=1|2" --seeds 0..3 --out out/sweep
   deadheat accelerators ab-cache
   deadheat doctor pocket-dit
+  deadheat tune pocket-dit --floor psnr=38
   deadheat report out/run
 """
 
@@ -130,7 +132,7 @@ def _accelerators(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> None:
     from .accelerators import ACCELERATORS
     from .pipelines import CHOICES, System, describe
-    from .presets import preset_names
+    from .presets import presets
 
     pipe = _load(arguments)
     facts = describe(pipe)
@@ -147,7 +149,8 @@ def _doctor(arguments: argparse.Namespace) -> None:
         for value in values[1:]
     }
     lines = [f"{k}: {v}" for k, v in facts.items() if k != "system" and v != ""]
-    lines += [f"presets: {', '.join(preset_names(facts['model'])) or 'none'}", ""]
+    known = presets(facts["model"], facts["family"])
+    lines += ["", "presets", *(f"{name}: {recipe.about}" for name, recipe in known.items()), ""]
     for name, row in fits.items():
         lines.append(
             f"{'fits  ' if row['works'] else 'not   '}{name}" + (f": {row['why_not']}" if row["why_not"] else "")
@@ -155,7 +158,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
         lines += [f"      caution: {text}" for text in row["cautions"]]
     lines += ["", "system switches", *(f"{'works ' if why is None else 'not   '}{name}" + (f": {why}" if why else "")
                                        for name, why in switches.items())]  # fmt: skip
-    _show(arguments, {"pipeline": facts, "accelerators": fits, "switches": switches}, "\n".join(lines))
+    made = {name: {"recipe": str(recipe), "about": recipe.about} for name, recipe in known.items()}
+    data = {"pipeline": facts, "accelerators": fits, "switches": switches, "presets": made}
+    _show(arguments, data, "\n".join(lines))
 
 
 # -- compare, report ---------------------------------------------------------------------------------------------
@@ -248,8 +253,8 @@ def _recipes(arguments: argparse.Namespace) -> list[Any]:
     """Read what can be read before a model loads: a mistyped recipe should not cost a download."""
     from .presets import Recipe, presets
 
-    known = presets(arguments.model)
-    return [known[text] if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
+    known = presets(arguments.model)  # what such a name means, the loaded model's family decides
+    return [text if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
 
 
 def _progress(arguments: argparse.Namespace) -> Callable[[Any], None]:
@@ -340,6 +345,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
     "sweep": (sweep_command, takes_sweep, "measure many recipes, prompts, seeds and steps; goes on where it stopped"),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
+    "tune": tune_command(_takes_model, _load, _show),
     "report": (_report, _takes_result, "show a saved comparison or sweep again"),
     "app": (_app, _takes_port, "open the app in the browser"),
 }

@@ -387,6 +387,7 @@ def _finish(trial: _Trial, scorer: Scorer, kept: Baselines | None, memory: bool)
         truth = [trial.shots["baseline", at] for at in range(len(trial.cells))]
         scores = scorer([prompt for prompt, _ in trial.cells], found, truth)
         lane.cells = [Cell(p, s, sc, pic) for (p, s), sc, pic in zip(trial.cells, scores, found, strict=True)]
+        lane.whole = scorer.together(found, truth)
     if memory:
         runner.phase, runner.rounds = "memory", len(trial.lanes)
         for nth, lane in enumerate(trial.lanes):

@@ -39,7 +39,7 @@ def score_text(value: float | None, metric: str) -> str:
         return "–"
     if math.isinf(value):
         return "identical"
-    return {"psnr": f"{value:.1f} dB", "adherence": f"{value:.0%}"}.get(metric, f"{value:.3f}")
+    return {"psnr": f"{value:.1f} dB", "adherence": f"{value:.0%}", "clip": f"{value:.1f}"}.get(metric, f"{value:.3f}")
 
 
 def bytes_text(count: int | None) -> str:

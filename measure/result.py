@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..pipelines import InputError, PresetError
 from .metrics import LESS_IS_BETTER
+from .snippet import snippet
 
 SCHEMA = "deadheat.comparison/1"
 Role = Literal["baseline", "control", "variant"]
@@ -54,6 +55,7 @@ class Lane:
         peak_bytes: most memory of a run on top of what was there before; None if it was not measured.
         cache_bytes: most bytes that accelerators held.
         note: a remark on how the lane came about.
+        whole: metrics of all pictures together, such as the Fréchet distance.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Lane:
     warnings: list[str] = field(default_factory=list)
     speedup: float | None = None
     note: str = ""
+    whole: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -90,6 +93,8 @@ class Lane:
 
     def mean(self, metric: str) -> float | None:
         """Return the mean score over all prompts and seeds, or None where the metric is not available."""
+        if metric in self.whole:
+            return self.whole[metric]
         values = [value for value, _ in self.values(metric)]
         return statistics.fmean(values) if values else None
 
@@ -173,24 +178,8 @@ class Comparison:
     def snippet(self, lane: Lane) -> str:
         """Return code that makes the first picture of a lane, ready to be pasted."""
         s, cell = self.settings, lane.cells[0]
-        call = {"negative": s["negative"], "steps": s["steps"], "guidance": s["guidance"], "size": s["size"]}
-        given = "".join(f", {k}={tuple(v) if k == 'size' else v!r}" for k, v in call.items() if v is not None)
-        lines = [
-            "from deadheat import accelerate, load",
-            "from deadheat.pipelines import call_arguments, pictures",
-            "",
-        ]
-        lines += [f"pipe = load({s['model']!r})"]
-        lines += [f"arguments = call_arguments(pipe, prompt={cell.prompt!r}, seed={cell.seed}{given})"]
-        if lane.recipe == "plain":
-            lines += ["image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]"]
-        else:
-            lines += [f"with accelerate(pipe, {lane.recipe!r}) as run:"]
-            lines += [
-                "    image = pictures(pipe(**arguments))[0]  # (3, height, width) in [0, 1]",
-                "print(run.report())",
-            ]
-        return "\n".join(lines) + "\n"
+        call = {name: s[name] for name in ("negative", "steps", "guidance", "size")}
+        return snippet(s["model"], lane.recipe, prompt=cell.prompt, seed=cell.seed, **call)
 
     def table(self) -> str:
         """Return the comparison as an aligned text table."""

@@ -1,7 +1,6 @@
 """Score pictures with the metrics that are at hand, and say why one is not."""
 
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +8,11 @@ from torch import Tensor
 
 from ..pipelines import known_model, model_name
 from .adherence import adherence
-from .metrics import psnr, ssim
+from .metrics import detail, frechet, ms_ssim, psnr, ssim
+from .quality import load_clip, load_encoder, load_image_reward, load_lpips
+
+Pair = Callable[[Tensor, Tensor], float | None]
+PLAIN: dict[str, Pair] = {"psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim, "detail": detail}
 
 
 class Scorer:
@@ -23,36 +26,51 @@ class Scorer:
         self.metrics = tuple(metrics)
         self.unavailable: dict[str, str] = {}
         model = known_model(model_name(pipe))
-        if "adherence" in metrics and not (model and model.pocket):
+        pocket = model is not None and model.pocket
+        if "adherence" in metrics and not pocket:
             self.unavailable["adherence"] = "the detector knows the pocket models' pictures only"
-        self._lpips = self._load_lpips() if "lpips" in metrics else None
+        self._pairs = {name: pair for name, pair in PLAIN.items() if name in metrics}
+        if "lpips" in metrics and (lpips := self._had("lpips", load_lpips())):
+            self._pairs["lpips"] = lpips
+        if "latent" in metrics and (encode := self._had("latent", load_encoder(pipe))):
+            self._pairs["latent"] = lambda a, b: _apart(encode(a), encode(b))
+        self._reward = self._had("image-reward", load_image_reward()) if "image-reward" in metrics else None
+        asked = [name for name in ("clip", "frechet") if name in metrics]
+        self._clip: Any = load_clip(pocket) if asked else None
+        if isinstance(self._clip, str):
+            self.unavailable |= dict.fromkeys(asked, self._clip)
+            self._clip = None
 
-    def _load_lpips(self) -> Any:
-        if importlib.util.find_spec("lpips") is None or importlib.util.find_spec("torchvision") is None:
-            self.unavailable["lpips"] = "lpips and torchvision are not installed (pip install 'deadheat[quality]')"
+    def _had(self, metric: str, found: Any) -> Any:
+        if isinstance(found, str):
+            self.unavailable[metric] = found
             return None
-        import lpips
-
-        try:
-            return lpips.LPIPS(net="alex", verbose=False).eval()
-        except (OSError, RuntimeError) as error:
-            self.unavailable["lpips"] = f"its AlexNet weights could not be fetched: {str(error).splitlines()[0]}"
-            return None
+        return found
 
     def __call__(
         self, prompts: Sequence[str], found: Sequence[Tensor], truth: Sequence[Tensor]
     ) -> list[dict[str, float | None]]:
         """Return metric -> value for each picture, (3, H, W) in [0, 1]; None where a metric says nothing."""
         scores: list[dict[str, float | None]] = [dict.fromkeys(self.metrics) for _ in found]
-        for row, picture, reference in zip(scores, found, truth, strict=True):
-            if "psnr" in row:
-                row["psnr"] = psnr(picture, reference)
-            if "ssim" in row:
-                row["ssim"] = ssim(picture, reference)
-            if self._lpips is not None:
-                with torch.no_grad():
-                    row["lpips"] = float(self._lpips(picture[None] * 2 - 1, reference[None] * 2 - 1))
+        for row, prompt, picture, reference in zip(scores, prompts, found, truth, strict=True):
+            row |= {name: pair(picture, reference) for name, pair in self._pairs.items()}
+            if self._reward is not None:
+                row["image-reward"] = self._reward(prompt, picture)
         if "adherence" in self.metrics and "adherence" not in self.unavailable:
             for row, seen in zip(scores, adherence(prompts, torch.stack(list(found))), strict=True):
                 row["adherence"] = None if seen is None else seen.score
+        if "clip" in self.metrics and self._clip is not None:
+            for row, cosine in zip(scores, self._clip.scores(prompts, torch.stack(list(found))), strict=True):
+                row["clip"] = 100 * max(0.0, cosine)
         return scores
+
+    def together(self, found: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, float]:
+        """Return the metrics of all pictures together; empty where there are fewer than two, or none is asked for."""
+        if "frechet" not in self.metrics or self._clip is None or len(found) < 2:
+            return {}
+        features = [self._clip.features(torch.stack(list(pictures))) for pictures in (found, truth)]
+        return {"frechet": frechet(*features)}
+
+
+def _apart(latents: Tensor, reference: Tensor) -> float:
+    return float((latents - reference).norm() / reference.norm().clamp(min=1e-12))

@@ -1,6 +1,7 @@
 """Call any pipeline the same way, and read its pictures the same way."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,29 +18,33 @@ def call_arguments(
     steps: int = 28,
     guidance: float | None = None,
     size: tuple[int, int] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> dict[str, Any]:
     """Return the arguments for ``pipe(**arguments)`` that this pipeline takes.
 
     Args:
         pipe: a diffusers pipeline.
         prompt: what to draw; a list for a batch.
-        negative: what not to draw.
+        negative: what not to draw, in every picture of a batch.
         steps: denoising steps.
         guidance: guidance scale; None leaves the pipeline's own default.
         size: (width, height) in pixels; None leaves the pipeline's own default.
-        seed: seed of the noise, drawn on the CPU so that it is the same everywhere.
+        seed: seed of the noise, drawn on the CPU so that it is the same everywhere; one for each prompt of a batch
+            gives each the noise that it has alone.
     """
     takes = inspect.signature(type(pipe).__call__).parameters
     width, height = size or (None, None)
+    seeds = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(one) for one in seeds]
+    several = isinstance(prompt, list) and negative
     wanted = {
         "prompt": prompt,
-        "negative_prompt": negative or None,
+        "negative_prompt": [negative] * len(prompt) if several else negative or None,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "width": width,
         "height": height,
-        "generator": torch.Generator().manual_seed(seed),
+        "generator": generators[0] if isinstance(seed, int) else generators,
         "output_type": "pt",
     }
     if negative and "true_cfg_scale" in takes:  # FLUX: the guidance scale is distilled in, this one is real guidance

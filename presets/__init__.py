@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..accelerators import Session, attached
-from .recipe import Recipe, preset_names, presets
+from .recipe import Recipe, own_presets, preset_names, presets
 
-__all__ = ["Recipe", "accelerate", "preset_names", "presets"]
+__all__ = ["Recipe", "accelerate", "own_presets", "preset_names", "presets"]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a recipe is, and the three ways to write one down."""
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..accelerators import ACCELERATORS, Accelerator, read
-from ..pipelines import KnobError, PresetError, model_name, nearest
+from ..pipelines import KnobError, PresetError, family, known_model, model_name, nearest
 
 HERE = Path(__file__).parent
 ANY = "any"  # the folder of presets that fit every model
+FAMILY = "family--"  # how folders of presets for a family begin
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Recipe:
     def _named(cls, text: str, pipe: Any) -> "Recipe":
         if text.endswith(".toml"):
             return cls.from_toml(Path(text))
-        known = presets(model_name(pipe)) if pipe is not None else presets("")
+        known = presets(model_name(pipe), family(pipe).name) if pipe is not None else presets("")
         if text in known:
             return known[text]
         try:
@@ -152,13 +154,28 @@ def _made(name: str, settings: dict[str, Any]) -> Accelerator:
     return cls(**{key: read(known[key], v) if isinstance(v, str) else v for key, v in settings.items()})
 
 
-def presets(model: str) -> dict[str, Recipe]:
-    """Return the presets for a model by name; its own come before those that fit every model."""
-    folders = [HERE / ANY, HERE / model.lower().replace("/", "--")] if model else [HERE / ANY]
-    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.toml"))]
-    return {file.stem: Recipe.from_toml(file) for file in files}
+def presets(model: str, kind: str = "") -> dict[str, Recipe]:
+    """Return the presets for a model by name; its own come before its family's, and these before those for any model.
+
+    Args:
+        model: its name, as ``load`` takes it; "" for none.
+        kind: name of its family; looked up where the model is known by name.
+    """
+    return {**_in(HERE / ANY), **own_presets(model, kind)}
 
 
-def preset_names(model: str) -> list[str]:
+def own_presets(model: str, kind: str = "") -> dict[str, Recipe]:
+    """Return the presets made for a model, or for its family."""
+    known = known_model(model)
+    kind = kind or (known.family if known else "")
+    named = re.sub(r"[^a-z0-9.]+", "-", kind.lower()).strip("-")
+    return {**_in(HERE / f"{FAMILY}{named}"), **(_in(HERE / model.lower().replace("/", "--")) if model else {})}
+
+
+def _in(folder: Path) -> dict[str, Recipe]:
+    return {file.stem: Recipe.from_toml(file) for file in sorted(folder.glob("*.toml"))}
+
+
+def preset_names(model: str, kind: str = "") -> list[str]:
     """List the names of the presets for a model."""
-    return list(presets(model))
+    return list(presets(model, kind))

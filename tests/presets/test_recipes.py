@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from deadheat.accelerators import ACCELERATORS, ABCache, FittedCache, GuidanceInterval, LeMiCa
-from deadheat.presets import presets, recipe
+from deadheat.accelerators import ACCELERATORS, ABCache, FittedCache, GuidanceInterval, LeMiCa, check
+from deadheat.pipelines import family
+from deadheat.presets import own_presets, presets, recipe
 
-from deadheat import KnobError, PresetError, Recipe
+from deadheat import KnobError, PresetError, Recipe, accelerate, load
+
+from ..families import FAMILIES
 
 
 @pytest.mark.parametrize("cls", ACCELERATORS.values(), ids=ACCELERATORS)
@@ -38,7 +41,7 @@ SHIPPED = sorted(Path(recipe.__file__).parent.glob("*/*.toml"))
 def test_a_shipped_preset_says_where_it_comes_from(file):
     made = Recipe.from_toml(file)
     assert made.accelerators
-    assert re.search("(?i)published.* not measured here|Calibrated: |Not calibrated for your model", made.about)
+    assert re.search("(?i)published.* not measured here|Calibrated: |not calibrated for your model", made.about)
     assert file.stem not in ACCELERATORS  # its name would hide the accelerator's
     (accelerator, *_) = made.accelerators
     if (budget := file.stem.rpartition("-")[2]).isdecimal():
@@ -57,6 +60,44 @@ def test_a_shipped_preset_says_where_it_comes_from(file):
 )
 def test_a_model_finds_its_presets(model: str, names: set[str]):
     assert names | {"balanced"} <= set(presets(model))
+
+
+GOALS = {"faithful", "balanced", "fast"}
+
+
+@pytest.mark.parametrize("on", FAMILIES)
+def test_presets_of_a_family_fit_it(on: str):
+    pipe = FAMILIES[on].build()
+    found = presets("", family(pipe).name)
+    assert set(found) >= GOALS
+    for made in found.values():
+        check(made.accelerators, pipe)
+    if on in ("sd15", "sdxl", "sd3", "flux", "pixart", "lumina2", "ltx"):
+        own = own_presets("", family(pipe).name)
+        assert own and all(Recipe.of(name, pipe) == made for name, made in own.items())
+        assert all("xpect " in made.about for made in own.values())
+
+
+@pytest.mark.parametrize(("folder", "on"), [
+    ("wan-ai--wan2.1-t2v-1.3b-diffusers", "wan"), ("lightricks--ltx-video", "ltx"), ("pocket-dit", "sd3"),
+    ("pocket-unet", "sd15"), ("black-forest-labs--flux.1-dev", "flux"), ("alpha-vllm--lumina-image-2.0", "lumina2"),
+    ("stabilityai--stable-diffusion-3-medium-diffusers", "sd3"), ("stabilityai--stable-diffusion-3.5-medium", "sd3"),
+])  # fmt: skip
+def test_presets_of_a_model_fit_its_family(folder: str, on: str):
+    pipe = FAMILIES[on].build()
+    for file in (Path(recipe.__file__).parent / folder).glob("*.toml"):
+        check(Recipe.from_toml(file).accelerators, pipe)
+
+
+def test_a_goal_means_what_suits_the_model():
+    def named(model: str) -> str:
+        return presets(model)["balanced"].accelerators[0].name
+
+    assert Recipe.of("balanced").accelerators[0].name == "ab-cache" == named("pocket-unet")
+    assert Recipe.of("balanced", load("pocket-dit")).accelerators[0].name == "fitted-cache" == named("pocket-dit")
+    assert named("black-forest-labs/FLUX.1-dev") == "sada" and named("Qwen/Qwen-Image") == "lemica"
+    with accelerate(FAMILIES["sd15"].build(), "balanced") as session:
+        assert session.accelerators[0].name == "clockwork"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""``deadheat tune``: the fastest setting that holds a quality, or the best within a time."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Fill = Callable[[argparse.ArgumentParser], None]
+
+
+def tune_command(
+    takes_model: Fill, load: Callable[[argparse.Namespace], Any], show: Callable[[argparse.Namespace, Any, str], None]
+) -> tuple[Callable[[argparse.Namespace], int], Fill, str]:
+    """Return the command as the table of commands wants it: what runs, what it takes, and what it does."""
+
+    def fill(parser: argparse.ArgumentParser) -> None:
+        takes_model(parser)
+        _takes_search(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        return _tune(arguments, load, show)
+
+    return run, fill, "find the fastest setting that holds a quality, or the best within a time; writes a preset"
+
+
+def _takes_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--floor", action="append", help="quality to hold in the mean, as psnr=30; adherence=-1: at "
+                        "most 1 point (percent) below the baseline's own; again for more")  # fmt: skip
+    parser.add_argument("--budget", help="seconds that a picture may take, as 2.5s")
+    parser.add_argument("--prompts", help="a text file, one prompt a line; half are held out (default: a mix)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
+    parser.add_argument("--negative", help="what not to draw")
+    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("--time", default="10min", help="when the best so far is the answer (default 10min)")
+    parser.add_argument("--out", help="the preset's file (default: MODEL-tuned.toml)")
+
+
+def _tune(
+    arguments: argparse.Namespace, load: Callable[[argparse.Namespace], Any],
+    show: Callable[[argparse.Namespace, Any, str], None],
+) -> int:  # fmt: skip
+    from .measure import tune
+    from .measure.goal import Goal, read_floor, read_seconds
+    from .pipelines import check_name
+
+    check_name(arguments.model)
+    floor = read_floor(arguments.floor or [])
+    budget = read_seconds(arguments.budget) if arguments.budget else None
+    limit = read_seconds(arguments.time)
+    Goal(floor, budget)  # a slip should not cost a download
+    prompts, size, out = _prompts(arguments.prompts), _size(arguments.size), _preset(arguments)
+    found = tune(
+        load(arguments), floor=floor, budget=budget, prompts=prompts, steps=arguments.steps, limit=limit,
+        guidance=arguments.guidance, negative=arguments.negative, size=size, seed=arguments.seed,
+        watch=_progress(arguments),
+    )  # fmt: skip
+    saved = found.save(out).absolute() if found.best else None
+    text = f"{found.text()}\n\n{found.snippet()}" + (f"\npreset: {saved}" if saved else "")
+    data = {**found.to_dict(), "snippet": found.snippet(), "preset": str(saved) if saved else None}
+    show(arguments, data, text)
+    return 1 if found.stopped == "it was stopped" else 0
+
+
+def _preset(arguments: argparse.Namespace) -> Path:
+    from .pipelines import InputError
+
+    out = Path(arguments.out or f"{Path(arguments.model).name}-tuned.toml")
+    if out.suffix != ".toml":
+        raise InputError(f"the preset {out} has to end in .toml; give another --out")
+    if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
+        raise InputError(f"the preset {out} {why}; give another --out")
+    return out
+
+
+def _prompts(file: str | None) -> list[str] | None:
+    from .pipelines import InputError
+
+    if file is None:
+        return None
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompts file {file} cannot be read: {error}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise InputError(f"the prompts file {file} is empty; write one prompt a line")
+    return prompts
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from .pipelines import InputError
+
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise InputError(f"--size is {text!r}; write it as 512x512") from None
+
+
+def _progress(arguments: argparse.Namespace) -> Callable[[str, float], None]:
+    """Return a watcher that keeps one line on a terminal."""
+    shown = sys.stderr.isatty() and not arguments.json
+
+    def watch(text: str, over: float) -> None:
+        if shown:
+            sys.stderr.write(f"\r\033[K{over:4.0%} {text[:90]}")
+            sys.stderr.flush()
+
+    return watch

@@ -1,0 +1,280 @@
+"""The race of `tune`: walks the search space, halves what is left, and runs the finals."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from ..accelerators import attached
+from ..pipelines import Cancelled, DeadheatError, InputError
+from ..presets import Recipe
+from .fit import Recording, record
+from .judge import Judge
+from .prompts import Course
+from .space import Line, Space, search_space
+from .track import Entry, TimeUp, Track
+from .tuned import ENOUGH
+
+FEW, MORE, MANY = 4, 8, 16  # cells of a probe, and of the two rungs of halving
+FINALISTS = 4
+CLEAR = 24  # held-out cells after which the last one need not go on if it holds by three errors
+CALIBRATE, WALK, HALVE = 0.06, 0.4, 0.52  # of the time, at most, until each part is over
+Progress = Callable[[str, float], object]
+
+
+@dataclass(eq=False)
+class Race:
+    """A race while it runs.
+
+    Attributes:
+        entries: every setting that was tried, by line and place in it.
+        reached: number of the line that is being walked.
+    """
+
+    track: Track
+    course: Course
+    begin: float
+    watch: Progress | None
+    space: Space = field(default_factory=Space)
+    entries: list[Entry] = field(default_factory=list)
+    finalists: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reached: int = 0
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.track)
+
+    def run(self) -> str:
+        """Search until done; returns why it ended early, or ""."""
+        if self.course.note:
+            self.notes.append(self.course.note)
+        try:
+            with suppress(TimeUp):
+                self._set_out()
+                if not self._within(WALK, self._walk_all):
+                    rest = ", ".join(line.name for line in self.space.lines[self.reached :])
+                    self.notes.append(f"the time did not suffice for: {rest}; give it more with --time")
+                self._within(HALVE, self._halve)
+            self.track.check_time()
+            self._finals()
+        except TimeUp:
+            return f"the time of {self.track.end - self.begin:.0f} s was over"
+        except (KeyboardInterrupt, Cancelled):
+            return "it was stopped"
+        return ""
+
+    def _within(self, share: float, part: Callable[[], None]) -> bool:
+        """Do a part until so much of the time is over; returns whether it came to its end."""
+        self.track.until = self.begin + share * (self.track.end - self.begin)
+        try:
+            part()
+        except TimeUp:
+            return False
+        finally:
+            self.track.until = 0.0
+        return True
+
+    def _say(self, text: str) -> None:
+        if self.watch:
+            self.watch(text, (perf_counter() - self.begin) / (self.track.end - self.begin))
+
+    def _set_out(self) -> None:
+        self._say("the pipeline as it is")
+        track = self.track
+        track.warm_up(self.course.probe[0])
+        if all(track.goal.slack(m, row, row) is None for row in track.baseline.scores.values()
+               for m in track.goal.metrics):  # fmt: skip
+            raise InputError(
+                f"{' and '.join(track.goal.metrics)} says nothing about {self.course.probe[0][0]!r}: take another"
+            )
+        if track.goal.budget is not None and track.expected(track.baseline) <= track.goal.budget:
+            return  # nothing has to be given up
+        steps = track.settings["steps"]
+        self.space = search_space(track.pipe, steps, self._record, guided=track.baseline.asked > steps)
+
+    def _record(self, recipe: Recipe) -> Recording:
+        track = self.track
+        one = track.fixed + track.settings["steps"] * track.step
+        share = CALIBRATE * (track.end - self.begin) / max(one, 1e-9)
+        cells = self.course.calibrate[: max(2, min(len(self.course.calibrate), int(share)))]
+        recipe_text = f" with {recipe}" if recipe.accelerators else ""
+
+        def shown(done: int, of: int) -> None:
+            self._say(f"recording {done}/{of}{recipe_text}")
+
+        with attached(track.pipe, *recipe.accelerators):
+            return record(track.pipe, [prompt for prompt, _ in cells], track.settings["steps"],
+                          guidance=track.settings["guidance"], seed=cells[0][1] + 500, watch=shown)  # fmt: skip
+
+    # -- walking the lines ---------------------------------------------------------------------------------------
+
+    def _walk_all(self) -> None:
+        for nth, line in enumerate(self.space.lines):
+            self.reached = nth
+            self._say(f"line {nth + 1}/{len(self.space.lines)}: {line.name}")
+            self._walk(line)
+            leader = self._leader()
+            if self.judge.pace is None and leader is not None:
+                self.track.probe(leader, self.course.probe[:MANY])
+                self.judge.pace = leader
+
+    def _leader(self) -> Entry | None:
+        """Return the best that fits, so far."""
+        fit = (entry for entry in self.entries if entry.scores and not entry.dropped and self.judge.fits(entry))
+        return max(fit, key=self.judge.worth, default=None)
+
+    def _walk(self, line: Line) -> None:
+        """Go through a line by halves: on while it fits, back while it could still win."""
+        ahead = 1 if self.track.goal.budget is None else -1  # towards faster, or towards more faithful
+        low, high = 0, len(line.recipes) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            entry = self._probed(line, middle)
+            if entry is None:
+                return
+            fits, leader = self.judge.fits(entry), self._leader()
+            if not fits and leader is not None and self.judge.worth(entry) <= self.judge.worth(leader):
+                self._drop(entry, f"misses, and is no better than {leader.name}")
+                return
+            if fits is (ahead > 0):
+                low = middle + 1
+            else:
+                high = middle - 1
+
+    def _probed(self, line: Line, at: int) -> Entry | None:
+        """Return the entry for a setting, with its first probes; None where it cannot run."""
+        for entry in self.entries:
+            if entry.line == line.name and entry.at == at:
+                return entry if entry.scores else None
+        entry = Entry(line.recipes[at], line.name, at)
+        try:
+            self.track.probe(entry, self.course.probe[:FEW])
+        except Cancelled:
+            raise
+        except (DeadheatError, RuntimeError, ValueError) as error:
+            self.entries.append(entry)
+            self._drop(entry, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            return None
+        self.entries.append(entry)
+        return entry
+
+    def _drop(self, entry: Entry, why: str) -> None:
+        entry.dropped = why
+
+    # -- halving -------------------------------------------------------------------------------------------------
+
+    def _halve(self) -> None:
+        self._add_neighbours()
+        for cells, keep in ((MORE, 2 * FINALISTS), (MANY, FINALISTS + 1)):
+            for nth, entry in enumerate(self._pool(keep)):
+                self._say(f"{cells} prompts, {nth + 1} of {keep} at most: {entry.name}")
+                self.track.probe(entry, self.course.probe[:cells])
+
+    def _add_neighbours(self) -> None:
+        lines = {line.name: line for line in self.space.lines}
+        for entry in self._pool(3):
+            for at in (entry.at - 1, entry.at + 1):
+                if 0 <= at < len(lines[entry.line].recipes):
+                    self._probed(lines[entry.line], at)
+
+    def _pool(self, keep: int) -> list[Entry]:
+        """Return so many of the best that may fit, and the best that surely does; drops the others."""
+        alive = [entry for entry in self.entries if entry.scores and not entry.dropped]
+        for entry in alive:
+            if self.judge.lost(entry):
+                self._drop(
+                    entry, "misses the floor" if self.track.goal.budget is None else "takes longer than the budget"
+                )
+        alive = sorted((entry for entry in alive if not entry.dropped), key=self.judge.worth, reverse=True)
+        sure = next((entry for entry in alive if self.judge.sure(entry)), None)
+        if sure is not None:
+            for entry in alive:
+                self._drop(entry, self.judge.overtaken(entry, sure))
+            alive = [entry for entry in alive if not entry.dropped]
+        kept = alive[:keep]
+        if sure is not None and sure not in kept:
+            kept[-1] = sure
+        return kept
+
+    # -- the finals ----------------------------------------------------------------------------------------------
+
+    def _finals(self) -> None:
+        self.judge.pace = None  # what is claimed rests on held-out prompts alone
+        racing = self._pool_of_finalists()
+        for heat in range(4):
+            if not racing:
+                return
+            self._heat(racing, baseline_rounds=len(self.course.held_out) if heat == 0 else 7)
+            if any(self.judge.sure(entry) for entry in self.finalists if not entry.dropped):
+                return
+            racing = self._safer()
+
+    def _pool_of_finalists(self) -> list[Entry]:
+        alive = [entry for entry in self.entries if entry.scores and not entry.dropped]
+        beside = max(alive, key=lambda entry: len(entry.scores), default=None)
+        self.judge.pace = beside
+        found = self._pool(FINALISTS) if alive else []
+        self.judge.pace = None
+        return found
+
+    def _heat(self, racing: list[Entry], baseline_rounds: int) -> None:
+        """Draw the held-out cells with all that race, interleaved; those that cannot win any more fall out."""
+        track = self.track
+        for entry in racing:
+            entry.probes, entry.scores = entry.scores, {}
+            self.finalists.append(entry)
+        cells = self.course.held_out
+        for nth, cell in enumerate(cells):
+            racing = [entry for entry in racing if not entry.dropped]
+            if not racing:
+                return
+            track.check_time()
+            self._say(f"held-out prompt {nth + 1}/{len(cells)}: {', '.join(entry.name for entry in racing)}")
+            with_baseline = nth < baseline_rounds or cell not in track.truth
+            lanes = [*([track.baseline] if with_baseline else []), *racing]
+            turn = nth % len(lanes)
+            track.round([*lanes[turn:], *lanes[:turn]], cell)
+            if nth + 1 >= ENOUGH and (nth + 1) % 4 == 0:
+                self._thin_out(racing)
+            if nth + 1 >= CLEAR and self._clear(racing):
+                return
+
+    def _clear(self, racing: Sequence[Entry]) -> bool:
+        """Tell whether one is left, and nothing that more pictures could show would change that."""
+        left = [entry for entry in racing if not entry.dropped]
+        if len(left) != 1 or not self.judge.sure(left[0]):
+            return False
+        quality = self.judge.quality(left[0])
+        return self.track.goal.budget is not None or quality.mean - 3 * quality.error >= 0
+
+    def _thin_out(self, racing: Sequence[Entry]) -> None:
+        for entry in racing:
+            if self.judge.lost(entry):
+                over = self.track.goal.budget is not None
+                self._drop(entry, "takes longer than the budget" if over else "misses the floor on held-out prompts")
+        sure = [entry for entry in racing if not entry.dropped and self.judge.sure(entry)]
+        if sure:
+            best = max(sure, key=self.judge.worth)
+            for entry in racing:
+                if not entry.dropped:
+                    self._drop(entry, self.judge.overtaken(entry, best))
+
+    def _safer(self) -> list[Entry]:
+        """Return the next setting back of the finalist that came closest, where none fits."""
+        back = -1 if self.track.goal.budget is None else 1
+        if self.track.goal.budget is None:
+            closest = max(self.finalists, key=lambda entry: self.judge.quality(entry).mean)
+        else:
+            closest = min(self.finalists, key=self.track.expected)
+        line = next(line for line in self.space.lines if line.name == closest.line)
+        at = closest.at + back
+        while 0 <= at < len(line.recipes):
+            known = next((e for e in self.entries if e.line == line.name and e.at == at), None)
+            if known not in self.finalists:
+                entry = known or Entry(line.recipes[at], line.name, at)
+                if known is None:
+                    self.entries.append(entry)
+                entry.dropped = ""
+                return [entry]
+            at += back
+        return []
