@@ -19,7 +19,7 @@ from ._arguments import size_of as _size
 from ._arguments import takes_model as _takes_model
 from ._arguments import whole as _whole
 from ._sweep import report_sweep, sweep_command, takes_sweep
-from .commands_tune import tune_command
+from ._tune import takes_search, tune_command
 
 EXAMPLES = """examples:
   deadheat compare pocket-dit --recipe "ab-cache:every=3" --recipe balanced --out out/run
@@ -345,7 +345,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
     "sweep": (sweep_command, takes_sweep, "measure many recipes, prompts, seeds and steps; goes on where it stopped"),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
-    "tune": tune_command(_takes_model, _load, _show),
+    "tune": (tune_command, takes_search, "find the fastest setting that holds a quality, or the best within a time"),
     "report": (_report, _takes_result, "show a saved comparison or sweep again"),
     "app": (_app, _takes_port, "open the app in the browser"),
 }

@@ -62,8 +62,13 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     """Read WIDTHxHEIGHT, or one number for both."""
     if text is None:
         return None
+    from .pipelines.errors import InputError
+
     width, _, height = text.lower().partition("x")
-    return whole("--size", width), whole("--size", height or width)
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise InputError(f"--size is {text!r}; write it as 512x512") from None
 
 
 def whole(name: str, text: str) -> int:

@@ -5,31 +5,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-Fill = Callable[[argparse.ArgumentParser], None]
-
-
-def tune_command(
-    takes_model: Fill, load: Callable[[argparse.Namespace], Any], show: Callable[[argparse.Namespace, Any, str], None]
-) -> tuple[Callable[[argparse.Namespace], int], Fill, str]:
-    """Return the command as the table of commands wants it: what runs, what it takes, and what it does."""
-
-    def fill(parser: argparse.ArgumentParser) -> None:
-        takes_model(parser)
-        _takes_search(parser)
-
-    def run(arguments: argparse.Namespace) -> int:
-        return _tune(arguments, load, show)
-
-    return run, fill, "find the fastest setting that holds a quality, or the best within a time; writes a preset"
+from ._arguments import load_model, prompts_of, show, size_of, takes_model
 
 
-def _takes_search(parser: argparse.ArgumentParser) -> None:
+def takes_search(parser: argparse.ArgumentParser) -> None:
+    """Take a model and what is wanted of it."""
+    takes_model(parser)
     parser.add_argument("--floor", action="append", help="quality to hold in the mean, as psnr=30; adherence=-1: at "
                         "most 1 point (percent) below the baseline's own; again for more")  # fmt: skip
     parser.add_argument("--budget", help="seconds that a picture may take, as 2.5s")
-    parser.add_argument("--prompts", help="a text file, one prompt a line; half are held out (default: a mix)")
+    parser.add_argument("--prompt", action="append", help="what to draw; again for more (default: a mix)")
+    parser.add_argument("--prompts", "--prompts-file", dest="prompts_file", help="a text file, one prompt a line; "
+                        "of 12 or more, half are held out")  # fmt: skip
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
     parser.add_argument("--negative", help="what not to draw")
@@ -39,10 +27,8 @@ def _takes_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="the preset's file (default: MODEL-tuned.toml)")
 
 
-def _tune(
-    arguments: argparse.Namespace, load: Callable[[argparse.Namespace], Any],
-    show: Callable[[argparse.Namespace, Any, str], None],
-) -> int:  # fmt: skip
+def tune_command(arguments: argparse.Namespace) -> int:
+    """Search, write the preset, and say what was found."""
     from .measure import tune
     from .measure.goal import Goal, read_floor, read_seconds
     from .pipelines import check_name
@@ -52,9 +38,10 @@ def _tune(
     budget = read_seconds(arguments.budget) if arguments.budget else None
     limit = read_seconds(arguments.time)
     Goal(floor, budget)  # a slip should not cost a download
-    prompts, size, out = _prompts(arguments.prompts), _size(arguments.size), _preset(arguments)
+    own = arguments.prompt or arguments.prompts_file
+    prompts, size, out = prompts_of(arguments, None) if own else None, size_of(arguments.size), _preset(arguments)
     found = tune(
-        load(arguments), floor=floor, budget=budget, prompts=prompts, steps=arguments.steps, limit=limit,
+        load_model(arguments), floor=floor, budget=budget, prompts=prompts, steps=arguments.steps, limit=limit,
         guidance=arguments.guidance, negative=arguments.negative, size=size, seed=arguments.seed,
         watch=_progress(arguments),
     )  # fmt: skip
@@ -75,33 +62,6 @@ def _preset(arguments: argparse.Namespace) -> Path:
         why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
         raise InputError(f"the preset {out} {why}; give another --out")
     return out
-
-
-def _prompts(file: str | None) -> list[str] | None:
-    from .pipelines import InputError
-
-    if file is None:
-        return None
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the prompts file {file} cannot be read: {error}") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise InputError(f"the prompts file {file} is empty; write one prompt a line")
-    return prompts
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from .pipelines import InputError
-
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height or width)
-    except ValueError:
-        raise InputError(f"--size is {text!r}; write it as 512x512") from None
 
 
 def _progress(arguments: argparse.Namespace) -> Callable[[str, float], None]:
