@@ -26,7 +26,7 @@ from deadheat.measure.goal import estimate, read_floor, read_seconds
 from deadheat.measure.prompts import Cell
 from deadheat.measure.track import Entry, Track
 
-from deadheat import load
+from deadheat import DeadheatError, load
 from training.denoisers import prompts
 
 FIRST = 8  # prompts after which the hopeless are given up
@@ -114,7 +114,11 @@ def measure_all(found: Tuned, track: Track, cells: Sequence[Cell], out: Path) ->
                           for at, recipe in enumerate(line.recipes) if recipe != answer.recipe]  # fmt: skip
     complete = []
     for nth, entry in enumerate(entries):
-        whole = sweep(track, entry, cells, SLOW * answer.median if answer.seconds else float("inf"))
+        try:
+            whole = sweep(track, entry, cells, SLOW * answer.median if answer.seconds else float("inf"))
+        except (DeadheatError, RuntimeError, ValueError) as error:
+            record["rows"].append({"name": entry.name, "line": entry.line, "failed": str(error)})
+            continue
         complete += [entry] if whole else []
         record["rows"].append(row(track, entry, whole, found.goal.metrics[0]))
         out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

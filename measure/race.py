@@ -15,7 +15,8 @@ from .space import Line, Space, search_space
 from .track import Entry, TimeUp, Track
 from .tuned import ENOUGH
 
-FEW, MORE, MANY = 4, 8, 16  # cells of a probe, and of the two rungs of halving
+RUNGS = (4, 8, 16)  # cells of a probe, and of the two rungs of halving; half of them where pictures are slow
+PROBES = 0.08  # of the time, that the baseline's pictures for a probe may take
 FINALISTS = 4
 CLEAR = 24  # held-out cells after which the last one need not go on if it holds by three errors
 CALIBRATE, WALK, HALVE = 0.06, 0.4, 0.52  # of the time, at most, until each part is over
@@ -29,6 +30,7 @@ class Race:
     Attributes:
         entries: every setting that was tried, by line and place in it.
         reached: number of the line that is being walked.
+        rungs: how many cells each part draws.
     """
 
     track: Track
@@ -40,6 +42,7 @@ class Race:
     finalists: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     reached: int = 0
+    rungs: tuple[int, int, int] = RUNGS
 
     def __post_init__(self) -> None:
         self.judge = Judge(self.track)
@@ -51,11 +54,14 @@ class Race:
         try:
             with suppress(TimeUp):
                 self._set_out()
-                if not self._within(WALK, self._walk_all):
+                self._within(HALVE, self._walk_first)  # without the first line there is nothing to compare with
+                if not self._within(WALK, self._walk_others):
                     rest = ", ".join(line.name for line in self.space.lines[self.reached :])
                     self.notes.append(f"the time did not suffice for: {rest}; give it more with --time")
                 self._within(HALVE, self._halve)
             self.track.check_time()
+            if self.space.lines and not any(entry.scores or entry.dropped for entry in self.entries):
+                return f"{self.track.end - self.begin:.0f} s did not suffice to try anything"
             self._finals()
         except TimeUp:
             return f"the time of {self.track.end - self.begin:.0f} s was over"
@@ -89,6 +95,9 @@ class Race:
             )
         if track.goal.budget is not None and track.expected(track.baseline) <= track.goal.budget:
             return  # nothing has to be given up
+        if RUNGS[0] * track.expected(track.baseline) > PROBES * (track.end - self.begin):
+            self.rungs = (RUNGS[0] // 2, RUNGS[1] // 2, RUNGS[2] // 2)
+            self.notes.append("pictures are slow for the time given: probes rest on half as many")
         steps = track.settings["steps"]
         self.space = search_space(track.pipe, steps, self._record, guided=track.baseline.asked > steps)
 
@@ -108,15 +117,22 @@ class Race:
 
     # -- walking the lines ---------------------------------------------------------------------------------------
 
-    def _walk_all(self) -> None:
-        for nth, line in enumerate(self.space.lines):
+    def _walk_first(self) -> None:
+        """Walk the first line, and let its best draw all probes: it is what others are compared with."""
+        for line in self.space.lines[:1]:
+            self._say(f"line 1/{len(self.space.lines)}: {line.name}")
+            self._walk(line)
+            self.reached = 1
+            if (leader := self._leader()) is not None:
+                self.track.probe(leader, self.course.probe[: self.rungs[2]])
+                self.judge.pace = leader
+
+    def _walk_others(self) -> None:
+        for nth, line in enumerate(self.space.lines[self.reached :], self.reached):
+            self.track.check_time()
             self.reached = nth
             self._say(f"line {nth + 1}/{len(self.space.lines)}: {line.name}")
             self._walk(line)
-            leader = self._leader()
-            if self.judge.pace is None and leader is not None:
-                self.track.probe(leader, self.course.probe[:MANY])
-                self.judge.pace = leader
 
     def _leader(self) -> Entry | None:
         """Return the best that fits, so far."""
@@ -148,7 +164,7 @@ class Race:
                 return entry if entry.scores else None
         entry = Entry(line.recipes[at], line.name, at)
         try:
-            self.track.probe(entry, self.course.probe[:FEW])
+            self.track.probe(entry, self.course.probe[: self.rungs[0]])
         except Cancelled:
             raise
         except (DeadheatError, RuntimeError, ValueError) as error:
@@ -165,7 +181,7 @@ class Race:
 
     def _halve(self) -> None:
         self._add_neighbours()
-        for cells, keep in ((MORE, 2 * FINALISTS), (MANY, FINALISTS + 1)):
+        for cells, keep in ((self.rungs[1], 2 * FINALISTS), (self.rungs[2], FINALISTS + 1)):
             for nth, entry in enumerate(self._pool(keep)):
                 self._say(f"{cells} prompts, {nth + 1} of {keep} at most: {entry.name}")
                 self.track.probe(entry, self.course.probe[:cells])

@@ -131,6 +131,17 @@ def test_the_time_limit_leaves_the_best_so_far(pipe):
     assert "nothing was measured well enough" in found.text()
 
 
+def test_a_pipeline_too_slow_for_the_time_says_so(pipe, monkeypatch):
+    """The clock leaps while the pipeline warms up: the parts of the search are over before they begin."""
+    race = sys.modules["deadheat.measure.race"]
+    monkeypatch.setattr(race.Race, "_within", lambda *_: False)
+    found = go(pipe, floor={"psnr": 1.0})
+    assert found.best is None and "did not suffice to try anything" in found.text()
+    assert "nothing was measured well enough" in found.claim
+    slow = go(pipe, floor={"psnr": 1.0}, limit=0.3)
+    assert slow.stopped and slow.settings["limit"] == 0.3
+
+
 @pytest.mark.parametrize(("stop", "at"), [(KeyboardInterrupt, "8 prompts"), (Cancelled, "held-out prompt 1/")])
 def test_a_stop_leaves_the_best_so_far(pipe, stop, at):
     before = leftovers(pipe)
