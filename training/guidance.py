@@ -69,7 +69,7 @@ class GuidancePart:
 
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """The squared error of a batch; strong guidance, whose errors are large, does not drown the rest."""
-        states = self.data.sample(rng, batch)
+        states = self.data.sample(rng, batch, done)
         error = (self.predicted(states, self.net) - states.guided).square().flatten(1).mean(1)
         return (error / states.scale).mean(), len(states.scale)
 
@@ -248,10 +248,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=_size, action="append", help="WIDTHxHEIGHT, several in turn, the largest last")
     parser.add_argument("--set", type=_argument, action="append", default=[], help="NAME=JSON for the pipeline's call")
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
-    parser.add_argument("--width", type=int, default=56, help="channels inside the adapter")
+    parser.add_argument("--width", type=int, default=44, help="channels inside the adapter")
     parser.add_argument("--samples", type=int, default=24_000, help="states to train on, repeats included")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-2)
     parser.add_argument("--average", type=float, default=0.99, help="how slowly the averaged weights follow")
     parser.add_argument("--every", type=float, default=120.0, help="seconds from one score to the next")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .loop import atomically
 
+_SMALL = (0.8, 0.2)  # part of the batches at smaller sizes, when training begins and ends
 _GOLDEN = 0.6180339887  # its multiples fall evenly between 0 and 1, however many
 
 
@@ -153,12 +154,18 @@ class Trajectories:
             self.groups.setdefault(tuple(shard["latents"].shape[2:]), []).append(shard)
         self.largest = max(torch.Size(shape).numel() for shape in self.groups)
 
-    def sample(self, rng: random.Random, count: int, spread: float = 0.5) -> Batch:
+    def sample(self, rng: random.Random, count: int, done: float = 0.5, spread: float = 0.5) -> Batch:
         """Return *count* states of the largest size, or up to three times as many of a smaller one.
 
-        Their scales lie around those of their pictures, farther away with a larger *spread*.
+        When training begins most are small, and when it ends most are large. Their scales lie around those of their
+        pictures, farther away with a larger *spread*.
         """
-        shape = rng.choice(list(self.groups))
+        small = [shape for shape in self.groups if torch.Size(shape).numel() < self.largest]
+        first, last = _SMALL
+        if small and rng.random() < first + (last - first) * done:
+            shape = rng.choice(small)
+        else:
+            shape = rng.choice([shape for shape in self.groups if shape not in small])
         count *= min(3, self.largest // torch.Size(shape).numel())
         chosen = [rng.choice(self.groups[shape]) for _ in range(count)]
         at = [(rng.randrange(len(shard["latents"])), rng.randrange(shard["count"])) for shard in chosen]
