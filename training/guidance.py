@@ -32,7 +32,6 @@ from deadheat.pipelines import (
     Network,
     adapter_shape,
     base_of,
-    call_arguments,
     inserted,
     load,
     load_adapter,
@@ -45,7 +44,7 @@ from torch import Tensor, nn
 
 from .denoisers import prompts
 from .loop import Budget, fit
-from .trajectories import Batch, Plan, Trajectories, record
+from .trajectories import Batch, Plan, Trajectories, guided_arguments, record
 
 HELD_OUT = "held out of guidance"
 _JUDGED_SCALES = (2.0, 4.0, 8.0)
@@ -172,12 +171,10 @@ def judged(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     scales = [w for w in _JUDGED_SCALES if options.scales[0] <= w <= options.scales[1]]
 
     def drawn(scale: float) -> Tensor:
-        args = {"steps": 2 * options.steps, "guidance": scale, "size": options.size[-1], "seed": 7}
-        found = [
-            pictures(pipe(**call_arguments(pipe, prompt=words[at : at + options.pictures], **args), **options.set))
-            for at in range(0, len(words), options.pictures)
-        ]
-        return torch.cat(found)
+        args = {"steps": 2 * options.steps, "size": options.size[-1], "seed": 7}
+        parts = [words[at : at + options.pictures] for at in range(0, len(words), options.pictures)]
+        calls = [{**guided_arguments(pipe, scale, prompt=part, **args), **options.set} for part in parts]
+        return torch.cat([pictures(pipe(**call)) for call in calls])
 
     plain, rows = drawn(1.0), []
     for scale in scales:

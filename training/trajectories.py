@@ -71,13 +71,18 @@ def record(pipe: Any, prompts: Sequence[str], plan: Plan, out: Path, say: Callab
 def _guided(pipe: Any, words: list[str], plan: Plan, number: int) -> dict[str, Any]:
     scale, steps, size = plan.batch_of(number)
     seen = _Seen()
-    given = call_arguments(pipe, prompt=words, steps=steps, guidance=scale, size=size, seed=plan.seed + number)
-    if family(pipe).scale == "true_cfg_scale":  # guided only against something
-        given |= {"true_cfg_scale": scale, "negative_prompt": " "}
-        del given["guidance_scale"]
+    given = guided_arguments(pipe, scale, prompt=words, steps=steps, size=size, seed=plan.seed + number)
     with staged(pipe) as stage, stage.around_denoiser(seen.start):
         pipe(**{**given, "output_type": "latent", **plan.extra})
     return seen.shard(scale, len(words))
+
+
+def guided_arguments(pipe: Any, scale: float, **wanted: Any) -> dict[str, Any]:
+    """Return arguments as ``call_arguments`` does, with real guidance of this scale; 1 is none."""
+    if family(pipe).scale == "guidance_scale":
+        return call_arguments(pipe, guidance=scale, **wanted)
+    against = {"negative_prompt": " "} if scale > 1 else {}  # FLUX is guided only against something
+    return call_arguments(pipe, **wanted) | {family(pipe).scale: scale} | against
 
 
 class _Seen:

@@ -43,8 +43,10 @@ def scaled(on: str, scale: float) -> dict[str, float]:
     return {"true_cfg_scale" if on == "flux" else "guidance_scale": scale}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("on", DESCRIBED)
+@pytest.mark.parametrize(
+    ("on", "kind"),
+    [*((on, "gated") for on in DESCRIBED), *((on, kind) for on in ("sd15", "sd3") for kind in KINDS[1:])],
+)
 def test_untrained_it_is_the_conditional_output_bit_for_bit(on: str, kind: str, tmp_path):
     tiny = FAMILIES[on]
     pipe = tiny.build()
@@ -56,8 +58,7 @@ def test_untrained_it_is_the_conditional_output_bit_for_bit(on: str, kind: str, 
     assert seen.batches == [1] * STEPS  # the batch, not twice the batch
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-@pytest.mark.parametrize("on", DESCRIBED)
+@pytest.mark.parametrize(("on", "copies"), [*((on, 2) for on in DESCRIBED), ("sd3", 1), ("wan", 1)])
 def test_the_unconditional_half_never_runs(on: str, copies: int, tmp_path):
     tiny = FAMILIES[on]
     pipe = tiny.build()
@@ -73,7 +74,7 @@ def test_the_unconditional_half_never_runs(on: str, copies: int, tmp_path):
     assert torch.equal(plain, tiny.call(pipe, STEPS, copies=copies))
 
 
-@pytest.mark.parametrize("on", DESCRIBED)
+@pytest.mark.parametrize("on", ["sd15", "pixart", "flux", "lumina2"])
 def test_the_slider_is_the_pipelines_own(on: str, tmp_path):
     tiny = FAMILIES[on]
     pipe = tiny.build()
@@ -212,14 +213,9 @@ def test_the_base_is_written_beside_the_weights(tmp_path):
 @pytest.mark.parametrize("on", ["sd3", "wan"])
 @pytest.mark.parametrize("order", [1, -1], ids=["adapter-outside", "cache-outside"])
 @pytest.mark.parametrize(
-    ("cache", "calls"),
-    [
-        (ABCache(every=2, warmup=2), 5),
-        (LeMiCa(mask="0-1 3 5 7", of=8), 5),
-    ],
-    ids=["ab-cache", "lemica"],
+    "cache", [ABCache(every=3, warmup=2), LeMiCa(mask="0-1 3 5 7", of=8)], ids=["ab-cache", "lemica"]
 )
-def test_with_a_cache_of_whole_steps(on: str, order: int, cache, calls: int, tmp_path):
+def test_with_a_cache_of_whole_steps(on: str, order: int, cache, tmp_path):
     tiny = FAMILIES[on]
     pipe = tiny.build()
     recipe = [GuidanceAdapter(weights=saved(pipe, tmp_path)), cache][::order]
@@ -227,7 +223,7 @@ def test_with_a_cache_of_whole_steps(on: str, order: int, cache, calls: int, tmp
     with executed(tiny, pipe) as seen, attached(pipe, *recipe) as session:
         out = tiny.call(pipe, 8)
     assert torch.isfinite(out).all()
-    assert seen.samples == session.report().calls == calls
+    assert seen.samples == session.report().calls == len(cache.computed(8)) < 7
     assert session.report().asked == 16
     assert leftovers(pipe) == before
 
