@@ -188,8 +188,8 @@ def judged(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def _numbers(model: str, words: list[str], found: dict[str, Tensor]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for name in ("none", "adapter"):
-        values = [psnr(a, b) for a, b in zip(found[name], found["real"], strict=True)]
-        numbers[f"psnr_{name}"] = sum(v for v in values if v is not None) / len(values)
+        values = [min(99.0, psnr(a, b)) for a, b in zip(found[name], found["real"], strict=True)]
+        numbers[f"psnr_{name}"] = sum(values) / len(values)
     if model in POCKET:
         for name, seen in found.items():
             scores = [score.score for score in adherence(words, seen) if score is not None]
