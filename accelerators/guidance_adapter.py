@@ -52,7 +52,7 @@ class GuidanceAdapter(Planned):
     paper: ClassVar[str] = "Adapter Guidance Distillation, Perez Jensen & Sadat 2025, arXiv:2503.07274"
     neutral: ClassVar[dict[str, Any]] = {"after": 1.0}
 
-    weights: str = knob("", "folder of a trained adapter; empty for the one that ships with the model")
+    weights: str = knob("", "a trained adapter's folder; empty: the one that ships with the model", unit="path")
     after: float = knob(0.0, "part of the run that is guided for real first", low=0.0, high=1.0, unit="of the run")
 
     def guides(self, progress: float) -> bool:
