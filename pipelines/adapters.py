@@ -222,7 +222,7 @@ def _with(residual: nn.Module, now: Now) -> Callable[[Any], Any]:
                 return out
             hidden = args[0] if args else kwargs["hidden_states"]
             first = out[0] if isinstance(out, tuple) else out
-            first = first + residual(hidden, first, now.told)
+            first = first + residual(hidden, first, now.told).to(first.dtype)
             return (first, *out[1:]) if isinstance(out, tuple) else first
 
         return wrapped

@@ -59,7 +59,7 @@ class GuidancePart:
         self.network, self.net, self.data = network.requires_grad_(False).eval(), net, data
         rng = random.Random(0)
         self.held = [held.sample(rng, 8, spread=0.0) for _ in range(8)]
-        if data.device == "cuda" and hasattr(network, "enable_gradient_checkpointing"):
+        if data.device.startswith("cuda") and hasattr(network, "enable_gradient_checkpointing"):
             network.enable_gradient_checkpointing()
 
     def muon(self, name: str, p: nn.Parameter) -> bool:
@@ -74,10 +74,11 @@ class GuidancePart:
 
     def predicted(self, states: Batch, adapter: Adapter) -> Tensor:
         """What the denoiser says with the adapter in it."""
-        cuda = states.scale.is_cuda
-        with inserted(self.network, adapter) as now, torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+        device, dtype = states.scale.device.type, next(self.network.parameters()).dtype
+        mixed = device == "cuda" or dtype != torch.float32
+        with inserted(self.network, adapter) as now, torch.autocast(device, torch.bfloat16, enabled=mixed):
             now.told = adapter.told(states.scale, states.kwargs)
-            out = self.network(**{**states.kwargs, "return_dict": False})[0]
+            out = self.network(**{**in_dtype(states.kwargs, dtype), "return_dict": False})[0]
         return (torch.stack(out) if isinstance(out, list) else out).float()
 
     def show(self, net: nn.Module) -> tuple[dict[str, float], Tensor]:
@@ -90,6 +91,13 @@ class GuidancePart:
             guidance += float((states.cond - states.guided).square().mean())
             grid = [_visible(part[:8]) for part in (states.cond, out, states.guided)]
         return {"missing": missing / guidance, "guidance": guidance / len(self.held)}, torch.cat(grid)
+
+
+def in_dtype(kwargs: Any, dtype: torch.dtype) -> Any:
+    """Return a denoiser's arguments in its precision; the time keeps its own."""
+    if isinstance(kwargs, dict):
+        return {name: value if name == "timestep" else in_dtype(value, dtype) for name, value in kwargs.items()}
+    return kwargs.to(dtype) if isinstance(kwargs, Tensor) and kwargs.is_floating_point() else kwargs
 
 
 def _visible(prediction: Tensor) -> Tensor:
