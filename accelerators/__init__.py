@@ -14,6 +14,7 @@ from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
 from .first_block_cache import FirstBlockCache
 from .fitted_cache import FittedCache
+from .guidance_adapter import GuidanceAdapter
 from .guidance_cache import GuidanceCache
 from .guidance_cutoff import GuidanceCutoff
 from .guidance_interval import GuidanceInterval
@@ -67,6 +68,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             DeepCache,
             EncoderPropagation,
             RegionAdaptive,
+            GuidanceAdapter,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -95,6 +97,7 @@ __all__ = [
     "FewerSteps",
     "FirstBlockCache",
     "FittedCache",
+    "GuidanceAdapter",
     "GuidanceCache",
     "GuidanceCutoff",
     "GuidanceInterval",

@@ -39,6 +39,10 @@ class Accelerator(ABC):
         """Return a sentence that says why this accelerator cannot work with *pipe*, or None if it can."""
         return None
 
+    def refusal(self, pipe: Any) -> str | None:
+        """Return a sentence that says why it cannot work with *pipe* and these knobs, or None if it can."""
+        return self.supports(pipe)
+
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         """Return sentences that say why it may not pay with *pipe* at this number of steps."""
         return []
@@ -100,7 +104,7 @@ class Session:
             said = [f"nothing was skipped: {'; '.join(reasons)}"]
         else:
             said = [f"{a.name} did nothing: {reason}" for a, reason in zip(idle, reasons, strict=True)]
-        return said + [c for a in self.accelerators for c in a.cautions(self.stage.pipe, steps)]
+        return said + run.warned + [c for a in self.accelerators for c in a.cautions(self.stage.pipe, steps)]
 
 
 def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
@@ -111,7 +115,7 @@ def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
         IncompatibleError: two accelerators want the same seat, or one excludes the other's.
     """
     for accelerator in accelerators:
-        if (why := accelerator.supports(pipe)) is not None:
+        if (why := accelerator.refusal(pipe)) is not None:
             raise UnsupportedError(f"{accelerator.name} cannot work with {type(pipe).__name__}: {why}")
     seats: dict[str, Accelerator] = {}
     for accelerator in accelerators:

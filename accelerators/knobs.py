@@ -14,7 +14,7 @@ class Knob:
     Attributes:
         low, high: smallest and largest value; None for a choice or a switch.
         choices: the values to choose from; empty for a number.
-        unit: "steps", "fraction", ... or "".
+        unit: "steps", "fraction", ... or ""; "path" for text that names a file, which the app never opens.
         what: a phrase for people.
     """
 

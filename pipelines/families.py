@@ -168,6 +168,9 @@ class Family:
         video: whether the pipeline makes frames.
         sequence: which tokens self-attention joins into one sequence, and in which order.
         final: name of the last layer that gives its output token by token.
+        words: entry of the denoiser's configuration with the channels of the prompt's tokens.
+        clock: what the denoiser's timestep counts up to.
+        scale: the pipeline's argument with the guidance scale.
     """
 
     name: str
@@ -178,6 +181,9 @@ class Family:
     video: bool = False
     sequence: Sequence = "image"
     final: str = "proj_out"
+    words: str = "cross_attention_dim"
+    clock: float = 1000.0
+    scale: str = "guidance_scale"
 
     @property
     def text(self) -> Literal["first", "last"] | None:
@@ -204,6 +210,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("transformer_blocks", returns=1, modulation="norm", attends=("attn", "attn2"), text_last=True),
             ),
             sequence="image+text",
+            words="joint_attention_dim",
         ),
         "FluxTransformer2DModel": Family(
             "FLUX.1",
@@ -214,11 +221,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
             ),
             sequence="text+image",
+            words="joint_attention_dim",
+            clock=1.0,
+            scale="true_cfg_scale",
         ),
         "PixArtTransformer2DModel": Family(
             "PixArt",
             "batched",
             stacks=(Stack("transformer_blocks", embedding="timestep", modulation="table", attends=_SELF),),
+            words="caption_channels",
         ),
         "Lumina2Transformer2DModel": Family(
             "Lumina 2",
@@ -234,6 +245,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             sequence="text+image",
             final="norm_out",
+            words="cap_feat_dim",
+            clock=1.0,
         ),
         "WanTransformer3DModel": Family(
             "Wan",
@@ -248,6 +261,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 ),
             ),
             video=True,
+            words="text_dim",
         ),
         "LTXVideoTransformer3DModel": Family(
             "LTX-Video",
@@ -262,6 +276,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 ),
             ),
             video=True,
+            words="caption_channels",
         ),
     }
 )

@@ -50,6 +50,7 @@ class Run:
         sigmas: noise level before each planned step, in the scheduler's own units; empty before the first call.
         acted: names of the accelerators that saved something.
         idle: why an accelerator had nothing to save, by name, where it knows better than before the run.
+        warned: what accelerators have to say about the run, each once.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Run:
     sigmas: list[float] = field(default_factory=list)
     acted: set[str] = field(default_factory=set)
     idle: dict[str, str] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)
 

@@ -111,6 +111,11 @@ class Link:
         """Say why there was nothing to save, should it stay so until the end; empty for the usual reason."""
         self.run.idle[self.owner] = reason
 
+    def warn(self, sentence: str) -> None:
+        """Say what the user should know about this run, once."""
+        if sentence not in self.run.warned:
+            self.run.warned.append(sentence)
+
     def disturb(self) -> None:
         """Tell the accelerators further out that the output of this one has just changed its nature."""
         for link in self.outer:

@@ -269,6 +269,7 @@ def test_compare_for_programs(client: Any):
         ({"model": "pocket-cat"}, "did you mean pocket-dit"),
         ({"recipe": "ab-cache:evry=2"}, "did you mean every"),
         ({"recipe": "/etc/passwd.toml"}, "looks like a file"),
+        ({"recipe": "guidance-adapter:weights=/etc"}, "names a file"),
     ],
 )
 def test_what_programs_are_refused(client: Any, given: dict[str, Any], words: str):

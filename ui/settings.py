@@ -126,10 +126,17 @@ def _check_model(name: Any) -> None:
 
 
 def _check_recipe(text: Any) -> None:
+    from deadheat.accelerators import knobs
+
     from deadheat import KnobError, Recipe
 
     if not str(text or "").strip():
         raise KnobError("no accelerator is chosen; take one, such as ab-cache:every=3")
     if ".toml" in text:  # no path from a client is ever opened
         raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=3")
-    Recipe.of(text)
+    for accelerator in Recipe.of(text).accelerators:
+        for name, (default, spec) in knobs(accelerator).items():
+            if spec.unit == "path" and getattr(accelerator, name) != default:
+                raise KnobError(
+                    f"{accelerator.name}:{name} names a file, and a page opens none; run Deadheat yourself"
+                )

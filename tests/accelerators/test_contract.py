@@ -15,6 +15,7 @@ from deadheat.accelerators import ACCELERATORS, ABCache, FirstBlockCache, Guidan
 from deadheat.pipelines import Cancelled, IncompatibleError, KnobError, UnsupportedError, denoisers
 from diffusers import FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
+from ..adapters import saved, shelf
 from ..families import FAMILIES, TinyFamily, executed, leftovers
 
 STEPS = 6
@@ -40,6 +41,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "encoder-propagation": {"every": 2},
     "region-adaptive": {"ratio": 0.5, "warmup": 2, "resets": ""},
     "fewer-steps": {"steps": 3},
+    "guidance-adapter": {},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "guidance-cutoff": {"after": 0.5},
     "adaptive-guidance": {"threshold": 0.0},
@@ -50,6 +52,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
 }
 REMEMBERS_NOTHING = {
     "fewer-steps",
+    "guidance-adapter",
     "guidance-interval",
     "guidance-cutoff",
 }
@@ -68,6 +71,7 @@ UNSUPPORTED = {  # everything else must work
     "db-cache": {"sd15", "sdxl", "auraflow"} if find_spec("cache_dit") else set(FAMILIES),
     "sea-cache": {"sd15", "sdxl", "pixart", "lumina2", "auraflow"},
     "region-adaptive": {"sd15", "sdxl", "auraflow"},
+    "guidance-adapter": {"auraflow"},
     "guidance-interval": {"auraflow"},
     "sada": {"wan"},  # UniPC
     "guidance-cutoff": {"auraflow"},
@@ -79,6 +83,18 @@ UNSUPPORTED = {  # everything else must work
     "bottleneck": {"auraflow"},
     "progressive-resolution": {"auraflow"},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shipped_adapters(tmp_path_factory):
+    """A guidance adapter ships for every tiny pipeline that can have one."""
+    assets = tmp_path_factory.mktemp("assets")
+    for name in set(FAMILIES) - UNSUPPORTED["guidance-adapter"]:
+        pipe = FAMILIES[name].build()
+        saved(pipe, shelf(assets, pipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deadheat.pipelines.adapter_files.ASSETS", assets)
+        yield
 
 
 def pairs(works: bool):

@@ -1,0 +1,126 @@
+"""Adapter guidance distillation (Perez Jensen & Sadat 2025, https://arxiv.org/abs/2503.07274)."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..pipelines import (
+    Adapter,
+    Call,
+    Link,
+    Network,
+    Now,
+    Stage,
+    asked,
+    guidance_scale,
+    inserted,
+    load_adapter,
+    misfit,
+    model_name,
+    shipped,
+    why_no_adapter,
+)
+from .guidance import Planned
+from .knobs import knob
+
+
+@dataclass(frozen=True)
+class GuidanceAdapter(Planned):
+    """Guide in one pass: small trained residuals make the conditional output what guidance would make it.
+
+    At every attention that has an adapter, with tokens h and the guidance scale w that the pipeline was called with,
+
+        y = block(h) + (w - 1) A(h, w, t, prompt),
+
+    where A was trained so that the whole network gives u + w (c - u) (section 3 of the paper; the factor w - 1 is
+    ours). The unconditional half never runs, so that a negative prompt has no effect, and a report says so. The base
+    weights are untouched. ``after=0.2`` guides the first fifth of the run for real; ``after=1`` all of it, which is
+    the pipeline as it was.
+
+    Adapters for the pocket models ship with Deadheat; ``python -m training.guidance`` trains one for any other.
+
+    >>> GuidanceAdapter(after=0.2).guides(0.1), GuidanceAdapter(after=0.2).guides(0.2)
+    (True, False)
+    """
+
+    name: ClassVar[str] = "guidance-adapter"
+    title: ClassVar[str] = "Guidance adapter"
+    paper: ClassVar[str] = "Adapter Guidance Distillation, Perez Jensen & Sadat 2025, arXiv:2503.07274"
+    neutral: ClassVar[dict[str, Any]] = {"after": 1.0}
+
+    weights: str = knob("", "a trained adapter's folder; empty: the one that ships with the model", unit="path")
+    after: float = knob(0.0, "part of the run that is guided for real first", low=0.0, high=1.0, unit="of the run")
+
+    def guides(self, progress: float) -> bool:
+        return progress < self.after
+
+    @classmethod
+    def supports(cls, pipe: Any) -> str | None:
+        if (why := why_no_adapter(pipe)) is not None:
+            return why
+        if (folder := shipped(pipe)) is None:
+            return (
+                f"no guidance adapter is trained for {model_name(pipe)}: train one with "
+                f"`python -m training.guidance`, and give its folder as weights"
+            )
+        return misfit(pipe, folder)
+
+    def refusal(self, pipe: Any) -> str | None:
+        if not self.weights:
+            return self.supports(pipe)
+        return why_no_adapter(pipe) or misfit(pipe, self.weights)
+
+    def reason(self) -> str:
+        return "guided by the adapter"
+
+    @contextmanager
+    def attach(self, stage: Stage) -> Iterator[None]:
+        network = next(iter(stage.denoisers.values()))
+        first = next(p for p in network.parameters() if p.is_floating_point())
+        adapter, _ = load_adapter(self.weights or str(shipped(stage.pipe)))
+        adapter.to(first.device, first.dtype if first.dtype.itemsize > 1 else torch.bfloat16)
+        with ExitStack() as stack:
+            stack.enter_context(super().attach(stage))
+            now = stack.enter_context(inserted(network, adapter))
+            stack.enter_context(stage.around_denoiser(lambda link: _Telling(self, stage, adapter, now, link)))
+            yield
+
+
+class _Telling:
+    """Tells the residuals of every conditional call of one run that they are to guide."""
+
+    def __init__(self, method: GuidanceAdapter, stage: Stage, adapter: Adapter, now: Now, link: Link) -> None:
+        self.method, self.stage, self.adapter, self.now, self.link = method, stage, adapter, now, link
+        self.warned = False
+
+    def __call__(self, call: Call, network: Network) -> Tensor:
+        scale = guidance_scale(self.stage.pipe)
+        if scale <= 1 or call.branches != ("cond",) or self.method.guides(call.progress):
+            return network(call)
+        self._warn(scale)
+        scales = torch.full((call.batch,), scale, device=call.latents.device)
+        self.now.told = self.adapter.told(scales, call.kwargs)
+        try:
+            return network(call)
+        finally:
+            self.now.told = None
+
+    def _warn(self, scale: float) -> None:
+        if self.warned:
+            return
+        self.warned = True
+        negative, (low, high) = asked(self.stage.pipe, "negative_prompt"), self.adapter.shape.scales
+        if any(negative) if isinstance(negative, list) else negative:
+            part = " where it guides" if self.method.after else ""
+            self.link.warn(
+                f"{self.method.name} never asks what the negative prompt says, so the negative prompt has no "
+                f"effect{part}; leave it out, or use real guidance"
+            )
+        if not low <= scale <= high:
+            self.link.warn(
+                f"{self.method.name} was trained for guidance scales from {low:g} to {high:g}: {scale:g} is outside"
+            )

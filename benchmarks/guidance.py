@@ -1,0 +1,172 @@
+"""What guidance costs and what is lost by spending less on it: real guidance, the adapter, and the rest.
+
+    python -m benchmarks.guidance [pocket-dit] [--pictures 96] [--prompts 8] [--repeats 7] [--out benchmarks/results]
+
+Writes `guidance-MODEL.json`. Seconds: all lanes interleaved in one process, one picture at a time, guidance 4.
+Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the picture of real guidance in dB, and over
+the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are held out,
+of the adapter's training too. Pictures for quality are kept in `--kept`, so that a stopped run goes on.
+"""
+
+import argparse
+import json
+import random
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from deadheat.accelerators import ACCELERATORS, GuidanceAdapter
+from deadheat.measure import compare, environment, psnr
+from deadheat.measure.adherence import adherence, look
+from deadheat.pipelines import call_arguments, pictures
+from deadheat.presets import Recipe, presets
+from torch import Tensor
+
+from deadheat import accelerate, load
+from training.denoisers import prompts
+from training.generator import draw, layout
+from training.render import Renderer
+
+STEPS, GUIDANCE, SCALES, BATCH = 28, 4.0, (2.0, 4.0, 6.0, 8.0), 8
+TEXTS = {
+    "no guidance": "guidance-interval:stop=0",
+    "adapter": "guidance-adapter",
+    "adapter, real for a tenth": "guidance-adapter:after=0.1",
+    "adapter x ab-cache/2": "guidance-adapter + ab-cache:every=2",
+    "adapter x ab-cache/3": "guidance-adapter + ab-cache:every=3",
+    "adapter x lemica": "guidance-adapter + lemica",
+    "ab-cache/3": "ab-cache:every=3",
+    "guidance-interval": "guidance-interval",
+    "adaptive-guidance": "adaptive-guidance",
+    "guidance-cache": "guidance-cache",
+    "plain, 15 steps": "fewer-steps:steps=15",
+    "plain, 9 steps": "fewer-steps:steps=9",
+}
+FITTED = ("auto-16", "auto-13")
+
+
+def lanes(pipe: Any, model: str) -> dict[str, Recipe]:
+    """Return what can run with this model, by name."""
+    found = {name: Recipe.parse(text) for name, text in TEXTS.items()}
+    known = presets(model)
+    for preset in FITTED:
+        if preset in known:
+            found[f"adapter x {preset}"] = Recipe((GuidanceAdapter(), *known[preset].accelerators))
+            found[preset] = Recipe(known[preset].accelerators)
+    usable = {name: cls.supports(pipe) is None for name, cls in ACCELERATORS.items()}
+    named = {k: r for k, r in found.items() if all(usable[a.name] for a in r.accelerators)}
+    return {name: Recipe(recipe.accelerators, title=name) for name, recipe in named.items()}
+
+
+def seconds(pipe: Any, recipes: dict[str, Recipe], count: int, repeats: int) -> dict[str, Any]:
+    """Return wall clock and calls of every lane, interleaved."""
+    result = compare(
+        pipe, list(recipes.values()), prompts=prompts(count, "guidance benchmark"), steps=STEPS, guidance=GUIDANCE,
+        repeats=repeats, metrics=("psnr",), control=False, memory=False,
+    )  # fmt: skip
+    print(result.table())
+    rows = {"real guidance": {"seconds": result.baseline.seconds, "calls": result.baseline.calls}}
+    for lane in result.variants:
+        rows[lane.name] = {
+            "recipe": lane.recipe,
+            "seconds": lane.seconds,
+            "speedup": lane.speedup,
+            "speedup_range": lane.speedup_range,
+            "calls": lane.calls,
+            "stages": lane.stages,
+        }
+    return {"environment": result.environment, "settings": result.settings, "lanes": rows}
+
+
+def drawn(pipe: Any, recipe: Recipe, words: list[str], scale: float) -> Tensor:
+    """Return the pictures of a lane."""
+    found = []
+    for at in range(0, len(words), BATCH):
+        arguments = call_arguments(pipe, prompt=words[at : at + BATCH], steps=STEPS, guidance=scale, seed=at)
+        with accelerate(pipe, recipe):
+            found.append(pictures(pipe(**arguments)))
+    return torch.cat(found)
+
+
+def quality(pipe: Any, recipes: dict[str, Recipe], count: int, kept: Path) -> dict[str, Any]:
+    """Return adherence and PSNR of every lane at every scale, and its Fréchet distance over all of them."""
+    words = prompts(count, "guidance benchmark")
+    kept.mkdir(parents=True, exist_ok=True)
+    features: dict[str, list[Tensor]] = {}
+    rows: dict[str, Any] = {}
+    for scale in SCALES:
+        truth = None
+        for name, recipe in {"real guidance": Recipe(), **recipes}.items():
+            file = kept / f"{name.replace('/', ' in ')} {scale:g} {count}.pt"
+            if not file.exists():
+                torch.save((drawn(pipe, recipe, words, scale) * 255).round().byte(), file)
+            seen = torch.load(file, weights_only=True).float() / 255
+            truth = seen if truth is None else truth
+            features.setdefault(name, []).append(look(seen).features)
+            rows.setdefault(name, {})[f"{scale:g}"] = scored(words, seen, truth)
+            print(f"{name}, guidance {scale:g}: {rows[name][f'{scale:g}']}")
+    reference = look(rendered(len(SCALES) * count)).features
+    for name, parts in features.items():
+        rows[name]["frechet"] = frechet(torch.cat(parts), reference)
+    return rows
+
+
+def scored(words: list[str], seen: Tensor, truth: Tensor) -> dict[str, float | None]:
+    """Return adherence in percent and PSNR to the pictures of real guidance, means; None where all are the same."""
+    scores = [found.score for found in adherence(words, seen) if found is not None]
+    apart = [value for value in map(psnr, seen, truth) if isfinite(value)]
+    return {"adherence": 100 * sum(scores) / len(scores), "psnr": sum(apart) / len(apart) if apart else None}
+
+
+def rendered(count: int) -> Tensor:
+    """Return true scenes, drawn by lot."""
+    rng, renderer = random.Random("guidance reference"), Renderer()
+    return torch.cat([renderer([layout(draw(rng), rng)], 128) for _ in range(count)])
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Return the Fréchet distance of two sets of features (N, F), taken as normal.
+
+    >>> a = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    >>> round(frechet(a, a), 6), round(frechet(a, a + 2), 4)
+    (0.0, 12.0)
+    """
+    first, second = a.double(), b.double()
+    means = (first.mean(0) - second.mean(0)).square().sum()
+    one, two = torch.cov(first.T), torch.cov(second.T)
+    values, vectors = torch.linalg.eigh(one)
+    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+    both = torch.linalg.eigvalsh(root @ two @ root).clamp(min=0).sqrt().sum()
+    return max(0.0, float(means + one.trace() + two.trace() - 2 * both))
+
+
+def main() -> None:
+    """Run both parts and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="pocket-dit")
+    parser.add_argument("--pictures", type=int, default=96, help="pictures a lane and scale, for quality")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts for the seconds")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--part", choices=("seconds", "quality", "both"), default="both")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--kept", type=Path, default=Path("out/guidance"), help="where pictures wait for the end")
+    arguments = parser.parse_args()
+    pipe = load(arguments.model)
+    recipes = lanes(pipe, arguments.model)
+    file = arguments.out / f"guidance-{arguments.model}.json"
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    record["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if arguments.part != "quality":
+        record["time"] = seconds(pipe, recipes, arguments.prompts, arguments.repeats)
+    if arguments.part != "seconds":
+        rows = quality(pipe, recipes, arguments.pictures, arguments.kept / arguments.model)
+        about = {"pictures": arguments.pictures, "scales": SCALES, "environment": environment(pipe)}
+        record["quality"] = {**about, "lanes": rows}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Adapters as files: weights, and beside them what they are and which denoiser they were trained for."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .adapters import Adapter, AdapterShape, sites, the_network
+from .errors import LoadError
+from .families import family
+from .load import model_name
+from .pocket import ASSETS
+
+WEIGHTS, ABOUT = "adapter.safetensors", "adapter.json"
+_FOLDER = "guidance-adapter"
+_LOOKED_AT = 16
+_NEAR = 0.01  # between half precision's rounding and the smallest further training
+
+
+def shipped(pipe: Any) -> Path | None:
+    """Return the folder of the adapter that ships for this model, or None."""
+    folder = ASSETS / model_name(pipe).lower().replace("/", "--") / _FOLDER
+    return folder if (folder / WEIGHTS).is_file() else None
+
+
+def base_of(pipe: Any) -> dict[str, Any]:
+    """Say which denoiser this is, so that another one is recognised as another."""
+    network = the_network(pipe)
+    return {"model": model_name(pipe), "denoiser": type(network).__name__, "weights": marks(network)}
+
+
+def marks(network: nn.Module) -> list[float]:
+    """Return a few numbers that change with the weights, but hardly with their precision.
+
+    Each is a matrix's projection on fixed random signs, over its length.
+    """
+    matrices = [p for p in network.parameters() if p.ndim > 1 and p.is_floating_point()]
+    chosen = matrices[:: max(1, len(matrices) // _LOOKED_AT)][:_LOOKED_AT]
+    generator, found = torch.Generator().manual_seed(0), []
+    for matrix in chosen:
+        flat = matrix.detach().flatten()[: 2**16].float().cpu()
+        signs = torch.randint(0, 2, (len(flat),), generator=generator) * 2.0 - 1
+        found.append(float(flat @ signs / flat.norm().clamp(min=1e-12)))
+    return found
+
+
+def save_adapter(adapter: Adapter, folder: Path, base: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Write an adapter trained for a denoiser described by ``base_of``; *trained* is kept for people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in adapter.state_dict().items()}, folder / WEIGHTS)
+    about = {"shape": asdict(adapter.shape), "base": dict(base), "trained": dict(trained)}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def load_adapter(source: str | Path) -> tuple[Adapter, dict[str, Any]]:
+    """Read an adapter from its folder or weight file; the second value says which base it fits.
+
+    Raises:
+        LoadError: there is none, or it is damaged.
+    """
+    about, weights = _read(source)
+    adapter = Adapter(_shape(about, source))
+    try:
+        state = load_file(weights)
+        adapter.to(next(iter(state.values())).dtype).load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError, StopIteration) as error:
+        raise LoadError(f"the weights in {weights} are damaged, or of another adapter than {ABOUT} says") from error
+    return adapter.eval().requires_grad_(False), about["base"]
+
+
+def misfit(pipe: Any, source: str | Path) -> str | None:
+    """Say why the adapter at *source* does not belong to the denoiser of *pipe*, or None if it does.
+
+    Raises:
+        LoadError: there is no adapter.
+    """
+    about, _ = _read(source)
+    base, network = about["base"], the_network(pipe)
+    shape = _shape(about, source)
+    here = f"this is {type(network).__name__} of {model_name(pipe)}"
+    there = f"the adapter in {source} was trained for {base['denoiser']} of {base['model']}"
+    if base["denoiser"] != type(network).__name__ or dict(shape.sites) != sites(family(pipe), network):
+        return f"{there}, and {here}, which is built in another way"
+    theirs, ours = base["weights"], marks(network)
+    apart = torch.tensor(theirs).sub(torch.tensor(ours)) if len(theirs) == len(ours) else torch.ones(1)
+    if float(apart.square().mean().sqrt()) > _NEAR:
+        return f"{there}, and {here} with other weights: train one for these"
+    return None
+
+
+def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
+    path = Path(source)
+    weights = path if path.suffix == ".safetensors" else path / WEIGHTS
+    about = weights.with_name(ABOUT)
+    if not (weights.is_file() and about.is_file()):
+        raise LoadError(f"{source} holds no guidance adapter: it needs {WEIGHTS} and {ABOUT}, as training writes them")
+    try:
+        read = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoadError(f"{about} cannot be read: {error}") from error
+    if not isinstance(read, dict) or not isinstance(read.get("base"), dict):
+        raise LoadError(f"{about} does not say which denoiser the adapter was trained for")
+    return read, weights
+
+
+def _shape(about: Mapping[str, Any], source: str | Path) -> AdapterShape:
+    try:
+        shape = AdapterShape(**about["shape"])
+        return AdapterShape(**{**asdict(shape), "scales": (float(shape.scales[0]), float(shape.scales[1]))})
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise LoadError(f"{ABOUT} in {source} does not describe an adapter") from error

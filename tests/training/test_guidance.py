@@ -1,0 +1,159 @@
+"""A guidance adapter is trained in seconds, on the tiny pipelines: what is recorded, learnt, kept and written."""
+
+import json
+import random
+
+import pytest
+import torch
+from deadheat.accelerators import GuidanceAdapter, attached
+from deadheat.pipelines import Adapter, adapter_shape, load_adapter, misfit, staged, the_network
+
+from training import guidance
+from training.loop import Budget, fit
+from training.trajectories import Plan, Trajectories, guided_arguments, record
+
+from ..families import FAMILIES
+
+SCALES = (1.0, 8.0)
+WORDS = ["a red cube", "a blue ball", "a green cone", "a red ball", "a blue cube", "a green ball"]
+
+
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
+def plan(on: str, **options) -> Plan:
+    return Plan(**{"steps": 4, "batch": 2, "sizes": ((64, 64),), "extra": dict(FAMILIES[on].settings), **options})
+
+
+@pytest.mark.parametrize("on", ["sd15", "sd3", "flux", "wan"])
+def test_what_is_recorded_is_what_the_solver_got(on: str, tmp_path):
+    pipe, wanted = FAMILIES[on].build(), plan(on)
+    record(pipe, WORDS[:2], wanted, tmp_path, quiet)
+    shard = torch.load(tmp_path / "00000.pt", weights_only=True)
+    scale, steps, size = wanted.batch_of(0)
+    seen = []
+
+    def watch(now, solve):
+        seen.append(now.prediction)
+        return solve(now)
+
+    call = guided_arguments(pipe, scale, prompt=WORDS[:2], steps=steps, size=size, seed=0)
+    with staged(pipe) as stage, stage.around_solver(watch):
+        pipe(**{**call, "output_type": "latent", **wanted.extra})
+    guided = shard["uncond"].float() + scale * (shard["cond"].float() - shard["uncond"].float())
+    assert shard["scale"] == scale > 1
+    assert len(seen) == len(guided) == steps
+    assert torch.allclose(torch.stack(seen), guided, atol=2e-2)
+
+
+def test_recording_goes_on_where_it_stopped(tmp_path):
+    pipe = FAMILIES["sd15"].build()
+    record(pipe, WORDS, plan("sd15"), tmp_path, quiet)
+    first = torch.load(tmp_path / "00001.pt", weights_only=True)
+    (tmp_path / "00001.pt").unlink()
+    said = []
+    record(pipe, WORDS, plan("sd15"), tmp_path, said.append)
+    assert len(said) == 1
+    assert torch.equal(torch.load(tmp_path / "00001.pt", weights_only=True)["cond"], first["cond"])
+    with pytest.raises(SystemExit, match="other settings"):
+        record(pipe, WORDS, plan("sd15", steps=5), tmp_path, quiet)
+
+
+@pytest.mark.parametrize("on", ["sdxl", "flux"])  # nested arguments; arguments that all pictures share
+def test_a_batch_holds_what_the_denoiser_was_given(on: str, tmp_path):
+    pipe = FAMILIES[on].build()
+    record(pipe, WORDS[:4], plan(on), tmp_path, quiet)
+    data = Trajectories(tmp_path, SCALES)
+    states = data.sample(random.Random(0), 6, spread=0.0)
+    with torch.no_grad():
+        out = the_network(pipe)(**{**states.kwargs, "return_dict": False})[0]
+    assert torch.allclose(out, states.cond, atol=2e-2)
+    assert sorted(set(states.scale.tolist())) == pytest.approx([plan(on).batch_of(n)[0] for n in range(2)])
+
+
+def test_small_pictures_come_first(tmp_path):
+    pipe = FAMILIES["sd15"].build()
+    record(pipe, WORDS[:4], plan("sd15", sizes=((32, 32), (64, 64))), tmp_path, quiet)
+    data, rng = Trajectories(tmp_path, SCALES), random.Random(0)
+    sizes = {done: [len(data.sample(rng, 2, done).scale) for _ in range(40)] for done in (0.0, 1.0)}
+    assert set(sizes[0.0]) == {2, 6}
+    assert sizes[0.0].count(6) > 25 > 15 > sizes[1.0].count(6)
+
+
+def test_it_learns_and_leaves_the_base_alone(tmp_path):
+    pipe = FAMILIES["sd15"].build()
+    record(pipe, WORDS, plan("sd15"), tmp_path / "recorded", quiet)
+    record(pipe, WORDS[:2], plan("sd15", seed=9), tmp_path / "held", quiet)
+    before = {name: value.clone() for name, value in the_network(pipe).state_dict().items()}
+    torch.manual_seed(0)
+    adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
+    part = guidance.GuidancePart(the_network(pipe), adapter, *(
+        Trajectories(tmp_path / name, SCALES) for name in ("recorded", "held")
+    ))  # fmt: skip
+    with torch.no_grad():
+        assert part.show(adapter)[0]["missing"] == pytest.approx(1.0, abs=1e-2)
+    best = fit(part, Budget(240, 4, 2e-2, average=0.9), tmp_path, say=quiet)
+    with torch.no_grad():
+        assert part.show(best)[0]["missing"] < 0.9
+    assert all(torch.equal(value, before[name]) for name, value in the_network(pipe).state_dict().items())
+
+
+@pytest.mark.parametrize("on", ["sdxl", "sd3", "flux"])
+def test_a_base_in_half_precision_is_taught_in_full(on: str, tmp_path):
+    pipe = FAMILIES[on].build().to(torch.bfloat16)
+    record(pipe, WORDS[:2], plan(on), tmp_path, quiet)
+    data = Trajectories(tmp_path, SCALES)
+    adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
+    part = guidance.GuidancePart(the_network(pipe), adapter, data, data)
+    part.loss(random.Random(0), 2, 0.0)[0].backward()
+    assert all(torch.isfinite(residual.out.weight.grad).all() for residual in adapter.residuals)
+    assert any(residual.out.weight.grad.abs().max() > 0 for residual in adapter.residuals)
+
+
+@pytest.mark.parametrize("on", ["sd15", "flux"])
+def test_the_command_trains_writes_and_resumes(on: str, tmp_path, capsys):
+    pipe = FAMILIES[on].build()
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("\n".join(WORDS))
+    extra = [f"--set={name}={json.dumps(value)}" for name, value in FAMILIES[on].settings.items()]
+    command = [
+        str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--prompts-file", str(tmp_path / "prompts.txt"),
+        "--prompts=2", "--judged=2", "--pictures=2", "--steps=2", "--size=64x64", "--width=8", "--samples=8",
+        "--batch=2", "--scales", "1", "4", "--device=cpu", *extra,
+    ]  # fmt: skip
+    guidance.main(command)
+    folder = tmp_path / "out" / "guidance-adapter"
+    first = (folder / "adapter.safetensors").read_bytes()
+    guidance.main(command)
+    assert (folder / "adapter.safetensors").read_bytes() == first
+    assert "recorded" in capsys.readouterr().out
+    card = (folder / "README.md").read_text()
+    assert "guidance scales 1 to 4" in card
+    assert "psnr_adapter" in card
+    assert load_adapter(folder)[0].shape.scales == (1.0, 4.0)
+    assert misfit(pipe, folder) is None
+    with attached(pipe, GuidanceAdapter(weights=str(folder))) as session:
+        FAMILIES[on].call(pipe, 2)
+    assert session.report().calls == 2
+
+
+def test_prompts_are_needed_and_some_are_held_out(tmp_path):
+    with pytest.raises(SystemExit, match="--prompts-file"):
+        guidance.captions(guidance.arguments(["some/model", "--out", "x"]), 3, "for guidance")
+    pocket = guidance.arguments(["pocket-dit", "--out", "x"])
+    assert pocket.size == ((64, 64), (128, 128))
+    known = guidance.captions(pocket, 20, "for guidance")
+    assert not set(known) & set(guidance.captions(pocket, 20, guidance.HELD_OUT))
+    (tmp_path / "prompts.txt").write_text("\n".join(WORDS))
+    named = guidance.arguments(
+        ["some/model", "--out", "x", "--prompts-file", str(tmp_path / "prompts.txt"), "--judged=2"]
+    )
+    assert guidance.captions(named, 5, "for guidance") == [*WORDS[:4], WORDS[0]]
+    assert guidance.captions(named, 2, guidance.HELD_OUT) == WORDS[4:]
+    with pytest.raises(SystemExit, match="held out"):
+        guidance.captions(guidance.arguments([*_without_judged(tmp_path), "--judged=6"]), 2, "for guidance")
+
+
+def _without_judged(folder) -> list[str]:
+    return ["some/model", "--out", "x", "--prompts-file", str(folder / "prompts.txt")]
