@@ -31,10 +31,21 @@ from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
+from .prompts import Prompts, hearing_prompts, unread_prompts
 from .resolution import Change, Resize, around_resolution, fixed_size
 from .rows import Rows
 from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
 from .solver import Level, Walk, around_steps, levels, unsolved
+from .some_tokens import (
+    Recorded,
+    SomeTokens,
+    around_cross_attention,
+    around_some_tokens,
+    crosses,
+    no_crossing,
+    on_device,
+    whole_modules,
+)
 from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .text_attention import around_text_attention
@@ -73,6 +84,8 @@ __all__ = [
     "Network",
     "Onlooker",
     "PresetError",
+    "Prompts",
+    "Recorded",
     "Report",
     "Resize",
     "Rows",
@@ -82,6 +95,7 @@ __all__ = [
     "SelfAttention",
     "Size",
     "SolverStep",
+    "SomeTokens",
     "Stack",
     "Stage",
     "Step",
@@ -91,12 +105,14 @@ __all__ = [
     "area",
     "around_attention",
     "around_control",
+    "around_cross_attention",
     "around_deep_layers",
     "around_encoder",
     "around_image_tokens",
     "around_low_resolution",
     "around_modules",
     "around_resolution",
+    "around_some_tokens",
     "around_stack",
     "around_steps",
     "around_text_attention",
@@ -107,6 +123,7 @@ __all__ = [
     "calls_a_step",
     "check_name",
     "clean",
+    "crosses",
     "denoisers",
     "describe",
     "exchanged",
@@ -115,6 +132,7 @@ __all__ = [
     "fixed_size",
     "flows",
     "for_task",
+    "hearing_prompts",
     "ignored_words",
     "known_model",
     "levels",
@@ -123,7 +141,9 @@ __all__ = [
     "model_name",
     "models",
     "nearest",
+    "no_crossing",
     "noise_to_signal",
+    "on_device",
     "on_frames",
     "on_grid",
     "on_tokens",
@@ -142,9 +162,11 @@ __all__ = [
     "twin",
     "unlike_unet",
     "unpacked",
+    "unread_prompts",
     "unseen_attention",
     "unseen_modules",
     "unsolved",
     "usual_tokens",
+    "whole_modules",
     "why_whole",
 ]
