@@ -177,4 +177,5 @@ def test_cautions():
     pipe = FAMILIES["sd15"].build()
     assert "75% of the picture" in BackgroundShield(region="0 0 0.75 1").cautions(pipe, 28)[0]
     assert "source=batch" in BackgroundShield().cautions(pipe, 4)[0]
-    assert BackgroundShield(source="batch").cautions(pipe, 4) == []
+    assert all("tokens" in said for said in BackgroundShield(source="batch").cautions(pipe, 4))
+    assert BackgroundShield(region="0 0 1 1").cautions(pipe, 28) == []
