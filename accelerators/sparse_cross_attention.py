@@ -38,7 +38,8 @@ class SparseCrossAttention(Shield):
     The words are ``words``; else those that the prompt ``before`` lacks, each with the noun it leads to (with
     source="batch" the first prompt of the batch is ``before``). The unconditional branch keeps all its words, and so
     does a prompt in which no such word stands. The region hears of nothing else: on pocket-unet the ground behind the
-    edited thing lost its colour, so name the ground too where it matters. Without words, ``region="0 0 1 1"`` changes nothing.
+    edited thing lost its colour, so name that too where it matters. Without words, ``region="0 0 1 1"`` changes
+    nothing.
 
     >>> str(SparseCrossAttention(words="blue fox"))
     'sparse-cross-attention:words=blue fox'
