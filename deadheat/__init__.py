@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accelerators import ACCELERATORS
-    from .measure import Comparison, compare
+    from .measure import Comparison, Edit, EditSession, compare, edit
     from .pipelines import (
         DeadheatError,
         IncompatibleError,
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _HOME = {
     "ACCELERATORS": "accelerators",
     "Comparison": "measure",
+    "Edit": "measure",
+    "EditSession": "measure",
     "compare": "measure",
+    "edit": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
     "load": "pipelines",
@@ -47,6 +50,8 @@ __all__ = [
     "ACCELERATORS",
     "Comparison",
     "DeadheatError",
+    "Edit",
+    "EditSession",
     "IncompatibleError",
     "InputError",
     "KnobError",
@@ -56,6 +61,7 @@ __all__ = [
     "UnsupportedError",
     "accelerate",
     "compare",
+    "edit",
     "load",
 ]
 

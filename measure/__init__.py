@@ -2,6 +2,8 @@
 
 from .calibrate import best_path, calibrate, gap_costs
 from .compare import Event, Watch, compare
+from .edit import EditEvent, EditSession, edit
+from .edit_result import Cover, Edit, EditComparison
 from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
 from .inputs import check_inputs
@@ -16,6 +18,11 @@ __all__ = [
     "SCHEMA",
     "Cell",
     "Comparison",
+    "Cover",
+    "Edit",
+    "EditComparison",
+    "EditEvent",
+    "EditSession",
     "Event",
     "Lane",
     "Watch",
@@ -26,6 +33,7 @@ __all__ = [
     "check_inputs",
     "compare",
     "difference",
+    "edit",
     "environment",
     "fit_cache",
     "fitted",
