@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..pipelines import InputError, call_arguments, known_model, model_name, pictures
+from .edit_clock import clocked
 from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
 from .edit_result import Cover, Edit, EditComparison
-from .edit_clock import clocked
 from .timing import after_each_step, synchronise
 
 
