@@ -158,6 +158,7 @@ function flip() {
   one(".de-before").setAttribute("aria-pressed", before);
 }
 one(".de-before").addEventListener("click", flip);
+one(".de-go").addEventListener("click", () => { const go = document.querySelector("#edit-go"); if (go) go.click(); });
 one(".de-undo").addEventListener("click", () => trigger("undo", {}));
 const figures = {};
 function lane(name, old) {

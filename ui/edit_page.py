@@ -58,7 +58,7 @@ class Panel:
 def edit_page(tab: gr.Tab) -> None:
     """Lay out the page inside its tab, and wire it."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
-    gr.HTML(f"<p>{INTRO}</p>", elem_classes="dh-head")
+    gr.HTML(f"<h1>Edit a picture</h1><p>{INTRO}</p>", elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
         with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"):
             left = _panel(recorded)
@@ -90,7 +90,7 @@ def _panel(recorded: Any) -> Panel:
     with gr.Row(elem_classes="dh-buttons"):
         go = gr.Button("Edit", variant="primary", elem_id="edit-go", scale=3)
         stop = gr.Button("Stop", elem_id="edit-stop", interactive=False, scale=1, min_width=70)
-    with gr.Column(elem_classes="dh-how"):
+    with gr.Column(elem_classes="dh-kind"):
         mode = gr.Radio(MODES, value="prompt", label="How", elem_id="edit-mode")
         strength = gr.Slider(
             0.1, 1, 0.8, step=0.05, label="Strength", info="how far from what is there", elem_id="edit-strength"
