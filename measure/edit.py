@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipelines import InputError, call_arguments, known_model, model_name, pictures
+from ..pipelines import InputError, call_arguments, family, known_model, model_name, pictures
 from .edit_clock import clocked
+from .edit_cost import MARGIN, Cost
+from .edit_engine import Engine, Keep, why_dense, windows_part
 from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
 from .edit_result import Cover, Edit, EditComparison
 from .timing import after_each_step, synchronise
+
+MOST_LEARNED = 0.5  # parts of the picture that edits changed, in sum; beyond, the recording's statistics are another's
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class EditSession:
         self.steps, self.seed, self.grow = steps, seed, grow
         self.budget_bytes, self.store, self.every = budget_bytes, store, every
         self.history: list[Edit] = []
+        self.cost = Cost()
+        self.why = why_dense(self.pipe)
+        self._engine: Engine | None = None
+        self._learned = 0.0
+        self._put_back: list[tuple[Engine | None, list[Callable[[], None]]]] = []
 
     @classmethod
     def generated(cls, pipe: Any, *, prompt: str, **settings: Any) -> "EditSession":
@@ -112,18 +121,49 @@ class EditSession:
         """Say at once what an edit of this mask would cost; for display while somebody paints."""
         painted = read_mask(mask, self.image)
         active = cells(painted, self.cell, self.grow)
-        share = float(active.float().mean())
-        lane = "none" if share == 0 else "dense"
-        return Cover(float(painted.float().mean()), share, 1.0, lane, "", False, pixels(active, self.cell))
+        part = self._part(active)
+        speedup = self.cost.speedup(part, self.steps)
+        lane, reason = self._lane(active, part, speedup)
+        area = float(painted.float().mean())
+        speedup = speedup if lane == "sparse" else 1.0
+        return Cover(area, part, speedup, lane, reason, self._ready, pixels(active, self.cell))
+
+    def _part(self, active: Tensor) -> float:
+        return windows_part(active) if family(self.pipe).unet else float(active.float().mean())
+
+    def _lane(self, active: Tensor, part: float, speedup: float) -> tuple[str, str]:
+        if not active.any():
+            return "none", "nothing is painted, so that nothing changes"
+        if self.why is not None:
+            return "dense", f"only the dense edit works here: {self.why}"
+        if active.all():
+            return "dense", "the mask covers the whole picture, where the dense edit is the faster one"
+        if speedup < MARGIN:
+            return "dense", f"with {part:.0%} of the picture to compute, the dense edit is the faster one"
+        return "sparse", ""
 
     @property
     def memory(self) -> int:
         """Bytes of the recording."""
-        return 0
+        return 0 if self._engine is None else self._engine.nbytes
 
-    def prepare(self, watch: Watch | None = None) -> float:
-        """Make the recording now, not with the first edit; return its seconds."""
-        return 0.0
+    @property
+    def _ready(self) -> bool:
+        return self._engine is not None and self._engine.strength > 0
+
+    def prepare(self, strength: float = 0.6, watch: Watch | None = None) -> float:
+        """Make the recording for edits up to this strength now, not with the first of them; return its seconds."""
+        if self.why is not None or (self._engine is not None and self._engine.strength >= strength):
+            return 0.0
+        begin = time.perf_counter()
+        if self._engine is None:
+            self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
+        nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
+        asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
+        self._engine.record(asked, strength, self._look("record", watch))
+        if self._engine.too_large:
+            self.why, self._engine = self._engine.too_large, None
+        return time.perf_counter() - begin
 
     # -- edits -------------------------------------------------------------------------------------------------
 
@@ -161,11 +201,27 @@ class EditSession:
         if cover.lane == "none":
             return self._nothing(ask, cover)
         made = self._dense(ask, cover, watch) if dense or cover.lane == "dense" else self._sparse(ask, cover, watch)
-        made.reason = "" if dense else cover.reason
+        made.reason = "" if dense else made.reason or cover.reason
         if keep:
-            self.history.append(made)
-            self.image = made.image
+            self._keep(made)
         return made
+
+    def _keep(self, made: Edit) -> None:
+        self.history.append(made)
+        self.image = made.image
+        if made.lane == "sparse" and self._engine is not None and made.drawn is not None:
+            active = made.mask[:: self.cell, :: self.cell]
+            self._put_back.append((self._engine, self._engine.learn(made.drawn, active, made.image)))
+            self._learned += made.active
+        else:
+            self._put_back.append((None, []))
+        if made.lane == "dense" or self._learned > MOST_LEARNED:
+            self._forget()
+        made.drawn = None
+
+    def _forget(self) -> None:
+        """Let go of the recording: too much of the picture is another by now."""
+        self._engine, self._learned = None, 0.0
 
     def undo(self) -> Tensor:
         """Take back the last edit; return the picture that is there again.
@@ -175,7 +231,16 @@ class EditSession:
         """
         if not self.history:
             raise InputError("there is no edit to take back: this is the picture the session began with")
-        self.image = self.history.pop().base
+        last = self.history.pop()
+        self.image = last.base
+        engine, calls = self._put_back.pop()
+        if engine is self._engine and engine is not None:
+            with torch.inference_mode():
+                for call in calls:
+                    call()
+            self._learned -= last.active
+        else:
+            self._forget()
         return self.image
 
     def compare(
@@ -231,11 +296,43 @@ class EditSession:
             synchronise(self.pipe)
             made.seconds = time.perf_counter() - begin
         made.stages, made.calls = clock.stages(made.seconds), clock.calls
-        made.active, made.expected_speedup = 1.0, 1.0
+        made.active, made.expected_speedup, made.memory = 1.0, 1.0, self.memory
+        fixed = made.stages["encode"] + made.stages["decode"]
+        self.cost.dense_took(made.stages["denoise"], fixed, max(1, int(self.steps * ask.strength)))
         return made
 
     def _sparse(self, ask: "_Asked", cover: Cover, watch: Watch | None) -> Edit:
-        return self._dense(ask, cover, watch)
+        """Compute only the windows around the mask."""
+        recorded = self.prepare(ask.strength, watch)
+        if self._engine is None:
+            made = self._dense(ask, cover, watch)
+            made.reason = f"only the dense edit works here: {self.why}"
+            return made
+        active = cover.mask[:: self.cell, :: self.cell]
+        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, self._look("sparse", watch))
+        image = torch.where(cover.mask, drawn.picture, self.image)
+        made = Edit(image, self.image, cover.mask, "sparse", "", ask.prompt, ask.mode, ask.strength)
+        made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
+        made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
+        made.expected_speedup, made.drawn = cover.speedup, drawn
+        made.warnings = self._warnings(recorded)
+        if not recorded:
+            self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.steps)
+        return made
+
+    def _warnings(self, recorded: float) -> list[str]:
+        said = []
+        if recorded:
+            said.append(
+                f"the first edit of a picture takes a plain run over it beforehand, here {recorded:.2f} s; it is not "
+                "in the edit's seconds, and further edits do without"
+            )
+        if self._engine is not None and (every := self._engine.recording.every) > self.every:
+            said.append(
+                f"only every {every}. step is recorded, so that the recording stays within its budget of "
+                f"{self.budget_bytes / 2**20:.0f} MiB: the edit may differ more from the dense one"
+            )
+        return said
 
     def _arguments(self, ask: "_Asked", mask: Tensor) -> dict[str, Any]:
         height, width = self.image.shape[1:]

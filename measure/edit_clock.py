@@ -28,7 +28,7 @@ class Clock:
 
 
 @contextmanager
-def clocked(pipe: Any) -> Iterator[Clock]:
+def clocked(pipe: Any, counts: bool = True) -> Iterator[Clock]:
     """Measure text encoding, encoding and decoding, and count the denoiser's calls."""
     clock = Clock()
 
@@ -59,6 +59,6 @@ def clocked(pipe: Any) -> Iterator[Clock]:
             stack.enter_context(patched(pipe, "encode_prompt", timed("text")))
         for name in ("encode", "decode"):
             stack.enter_context(patched(pipe.vae, name, timed(name)))
-        for network in denoisers(pipe).values():
+        for network in denoisers(pipe).values() if counts else ():
             stack.enter_context(patched(network, "forward", counted))
         yield clock

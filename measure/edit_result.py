@@ -28,6 +28,7 @@ class Edit:
         memory: bytes of the base picture's activations.
         warnings: sentences that the user should read.
         expected_speedup: what was predicted before it ran, over the dense edit.
+        drawn: what the session needs to go on from here; gone once it has.
     """
 
     image: Tensor
@@ -45,11 +46,12 @@ class Edit:
     memory: int = 0
     warnings: list[str] = field(default_factory=list)
     expected_speedup: float = 1.0
+    drawn: Any = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures, as plain JSON-able data."""
-        pictures = ("image", "base", "mask")
-        said = {name: value for name, value in vars(self).items() if name not in pictures and name[0] != "_"}
+        apart = ("image", "base", "mask", "drawn")
+        said = {name: value for name, value in vars(self).items() if name not in apart}
         return said | {"area": float(self.mask.float().mean())}
 
 

@@ -9,7 +9,9 @@ from .attention import (
     unseen_modules,
 )
 from .block_stack import Onlooker, around_stack
+from .boxes import Box, Sides, boxes_around
 from .calling import call_arguments, pictures, preview
+from .codec import Codec, Decoded
 from .errors import (
     Cancelled,
     DeadheatError,
@@ -32,6 +34,7 @@ from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
 from .prompts import Prompts, hearing_prompts, unread_prompts
+from .recording import DTYPES, Trace, UNetRecording
 from .resolution import Change, Resize, around_resolution, fixed_size
 from .rows import Rows
 from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
@@ -50,26 +53,33 @@ from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .text_attention import around_text_attention
 from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
+from .token_recording import TokenRecording, TokenTrace
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
+from .windows import Frame, Notes, Windows, unwindowed
 
 __all__ = [
     "ASSETS",
     "CHOICES",
+    "DTYPES",
     "FAMILIES",
     "MOST_NOISE",
     "PAIR",
     "POCKET",
     "Action",
     "Around",
+    "Box",
     "Bypass",
     "Call",
     "Cancelled",
     "Change",
+    "Codec",
     "DeadheatError",
+    "Decoded",
     "Family",
+    "Frame",
     "Grid",
     "ImageTokens",
     "IncompatibleError",
@@ -82,6 +92,7 @@ __all__ = [
     "LoadError",
     "Model",
     "Network",
+    "Notes",
     "Onlooker",
     "PresetError",
     "Prompts",
@@ -93,6 +104,7 @@ __all__ = [
     "RunTokens",
     "Selector",
     "SelfAttention",
+    "Sides",
     "Size",
     "SolverStep",
     "SomeTokens",
@@ -100,8 +112,13 @@ __all__ = [
     "Stage",
     "Step",
     "System",
+    "TokenRecording",
+    "TokenTrace",
+    "Trace",
+    "UNetRecording",
     "UnsupportedError",
     "Walk",
+    "Windows",
     "area",
     "around_attention",
     "around_control",
@@ -119,6 +136,7 @@ __all__ = [
     "around_token_modules",
     "around_tokens",
     "best_device",
+    "boxes_around",
     "call_arguments",
     "calls_a_step",
     "check_name",
@@ -166,6 +184,7 @@ __all__ = [
     "unseen_attention",
     "unseen_modules",
     "unsolved",
+    "unwindowed",
     "usual_tokens",
     "whole_modules",
     "why_whole",

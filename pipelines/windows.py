@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -151,14 +152,41 @@ class Frame:
     cuts: Mapping[str, Cut]
     rows: Mapping[str, Tensor]
 
-    def reads(self, notes: Notes, like: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        """Return what the layers read around the window, of the dtype and on the device of *like*."""
+    def reads(
+        self, notes: Notes, like: Tensor, shared: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """Return what the layers read around the window, of the dtype and on the device of *like*.
+
+        Keys and values that an earlier window of the same call has filled are *shared*.
+        """
         found: dict[str, tuple[Tensor, ...]] = dict(notes.norms)
         for name, cut in self.cuts.items():
             found[name] = cut.read(notes.whole[name].to(like.device), like.dtype)
         for name in self.rows:
-            found[name] = (notes.whole[name].to(like.device, like.dtype, copy=True),)
+            whole = shared[name][0] if name in shared else notes.whole[name].to(like.device, like.dtype, copy=True)
+            found[name] = (whole, self.rows[name])
         return found
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What two windows must have in common to take the same operations."""
+        cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
+        return cuts, tuple(len(rows) for rows in self.rows.values())
+
+    def held(self, notes: Notes) -> dict[str, Tensor]:
+        """Return copies of what ``learn`` will write over."""
+        found = {name: cut.fresh.of(notes.whole[name]).clone() for name, cut in self.cuts.items()}
+        rows = {
+            name: notes.whole[name].index_select(1, at.to(notes.whole[name].device)) for name, at in self.rows.items()
+        }
+        return found | rows
+
+    def put_back(self, notes: Notes, held: Mapping[str, Tensor]) -> None:
+        """Undo ``learn``."""
+        for name, cut in self.cuts.items():
+            cut.fresh.of(notes.whole[name]).copy_(held[name])
+        for name, rows in self.rows.items():
+            notes.whole[name].index_copy_(1, rows.to(notes.whole[name].device), held[name])
 
     def learn(self, notes: Notes, reads: Mapping[str, tuple[Tensor, ...]]) -> None:
         """Write into the notes what the window's layers computed: the new picture is what the next edit starts from."""
@@ -268,15 +296,15 @@ class Windows:
         whole, inner = self._reads[name]
         take = self._frame.cuts[name].take
         inner.copy_(x if take is None else take.of(x))
-        return functional.conv2d(whole, conv.weight, conv.bias, conv.stride, groups=conv.groups)
+        return functional.conv2d(whole, conv.weight, conv.bias, conv.stride, (0, 0), conv.dilation, conv.groups)
 
     def _norm(self, name: str, _norm: Any, _forward: Any, x: Tensor) -> Tensor:
         factor, offset = self._reads[name]
         return torch.addcmul(offset, x, factor)
 
     def _tokens(self, name: str, _: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
-        assert self._frame is not None
-        return self._reads[name][0].index_copy_(1, self._frame.rows[name], forward(x, *more))
+        whole, rows = self._reads[name]
+        return whole.index_copy_(1, rows, forward(x, *more))
 
     def _up(self, _name: str, _: Any, forward: Any, x: Tensor, *_size: Any) -> Tensor:
         """Double the window; what is beyond the finer window's rim is left to the convolution behind it."""
@@ -286,8 +314,8 @@ class Windows:
 def _partly(wrap: Any, name: str, module: nn.Module, forward: Any) -> Any:
     """Return ``wrap`` with its first arguments, as a plain function."""
 
-    def wrapped(*args: Any, **_: Any) -> Any:
-        return wrap(name, module, forward, *args)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return wrap(name, module, forward, *args, *kwargs.values())
 
     return wrapped
 
