@@ -166,7 +166,8 @@ def cover(asked: Any) -> dict[str, Any]:
             told = known.cover(read_painting(painted, found.size)[0])
     except (DeadheatError, TypeError, IndexError, KeyError):
         return {}
-    return {"active": told.active, "speedup": told.speedup, "lane": told.lane, "recorded": told.recorded}
+    found_out = {"active": told.active, "speedup": told.speedup, "lane": told.lane, "recorded": told.recorded}
+    return found_out | {"cell": known.cell, "reason": told.reason}
 
 
 def read_painting(text: str, size: tuple[int, int]) -> tuple[Any, Any]:

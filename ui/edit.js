@@ -4,7 +4,8 @@ const one = (name) => element.querySelector(name);
 const root = one(".de"), mask = one(".de-mask"), cells = one(".de-cells"), tip = one(".de-tip");
 const ink = mask.getContext("2d", { willReadFrequently: true });
 const COLOURS = ["#ff5a36", "#facc15", "#22c55e", "#3b82f6", "#a855f7", "#ffffff", "#0f172a"];
-const CELL = 8, GROW = 4;   // pixels of a cell, and by how many a painting is grown, for the estimate while one paints
+let CELL = 8;               // pixels of a cell, for the estimate while one paints; the server knows better
+const GROW = 4;             // pixels by which a painting is grown
 let shown = null;           // what the server sent last: a picture or a result
 let tool = "brush", colour = COLOURS[0], down = null, strokes = [], current = null, over = null, before = false;
 let asked = 0, wait = null; // the latest question about the cost, and the pause before it
@@ -130,6 +131,7 @@ function ask() {
     let told = {};
     try { told = await server.cover([{ desk: desk(), painted: paper() }, current ? current[3] : null]); } catch { return; }
     if (mine !== asked || !told || told.active === undefined) return;
+    if (told.cell && told.cell !== CELL) { CELL = told.cell; estimate(); }
     const last = one(".de-share"), text = last.textContent.split(" painted, ")[0];
     const expected = told.lane === "dense" ? "so much that the dense edit is faster, and will run" : `expected ${told.speedup.toFixed(1)}x as fast as dense`;
     say(make("b", "", text), " painted, ", make("b", "", percent(told.active)), " of the picture computed: ", make("b", "", expected), told.recorded || told.lane === "dense" ? "." : ". The first edit records the picture, once.");

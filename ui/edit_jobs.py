@@ -20,11 +20,13 @@ class Done:
         kept: the edit whose picture is on the desk now.
         compared: the same edit dense and sparse, timed; None where only one of them was made.
         pipe: the pipeline that made it.
+        recorded: seconds that went into recording the picture before; 0 if it was recorded already.
     """
 
     kept: Any
     compared: Any
     pipe: Any
+    recorded: float
 
 
 @dataclass(eq=False)
@@ -157,13 +159,12 @@ def _given(settings: EditSettings, desk: Desk) -> dict[str, Any]:
 
 
 def _done(session: Any, given: dict[str, Any], rounds: int, watch: Any) -> Done:
-    lane = session.cover(given["mask"]).lane
-    compared = None
-    if lane == "sparse":
-        session.prepare(watch)
+    compared, recorded = None, 0.0
+    if session.cover(given["mask"]).lane == "sparse":
+        recorded = session.prepare(1.0 if given["mode"] == "inpaint" else given["strength"], watch)
         if rounds:
             compared = session.compare(**given, repeats=rounds, watch=watch)
-    return Done(session.edit(**given, watch=watch), compared, session.pipe)
+    return Done(session.edit(**given, watch=watch), compared, session.pipe, recorded)
 
 
 def _said(edit: Any) -> str:

@@ -146,10 +146,12 @@ def _outside(done: Any) -> dict[str, Any]:
 
 
 def _memory(done: Any) -> dict[str, Any]:
-    edit = done.kept
-    once = edit.stages.get("record", 0.0)
-    said = [f"recorded once, in {seconds_text(once)}" if once else "for the sparse edits of this picture"]
-    return _card("Memory kept", size_text(edit.memory), said, NOTES["memory"])
+    said = "recorded before"
+    if done.recorded:
+        said = f"recorded now, once, in {seconds_text(done.recorded)}"
+    elif not done.kept.memory:
+        said = "a dense edit keeps nothing"
+    return _card("Memory kept", size_text(done.kept.memory), [said], NOTES["memory"])
 
 
 def notes(done: Any, settings: EditSettings) -> list[str]:
@@ -158,12 +160,14 @@ def notes(done: Any, settings: EditSettings) -> list[str]:
 
     edit = done.kept
     stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in edit.stages.items() if value)
-    how = f"Seconds: median of {settings.rounds} interleaved rounds after a warm-up, recording apart."
-    first = done.compared.first_seconds if done.compared else None
-    return [
-        *([how] if done.compared else []),
+    timed = [
+        f"Seconds: median of {settings.rounds} interleaved rounds after a warm-up, recording apart.",
         *(["Fewer than 5 rounds: take the speed-up as a first impression."] if settings.rounds < 5 else []),
-        *([f"The first edit of this picture, recording included: {seconds_text(first)}."] if first else []),
+    ]
+    first = f"The first edit of a picture takes the recording beforehand: here {seconds_text(done.recorded)} more."
+    return [
+        *(timed if done.compared else []),
+        *([first] if done.recorded else []),
         f"The last edit: {edit.calls} network calls; {stages}.",
         DEFINITIONS["psnr"],
     ]
