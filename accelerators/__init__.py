@@ -26,6 +26,7 @@ from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .region_adaptive import RegionAdaptive
 from .sada import SADA
 from .sea_cache import SeaCache
+from .sparse_edit import SparseEdit
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
 from .teacache import TeaCache
@@ -67,6 +68,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             DeepCache,
             EncoderPropagation,
             RegionAdaptive,
+            SparseEdit,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -107,6 +109,7 @@ __all__ = [
     "RegionAdaptive",
     "SeaCache",
     "Session",
+    "SparseEdit",
     "TGate",
     "TaylorSeer",
     "TeaCache",
