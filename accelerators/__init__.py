@@ -29,6 +29,7 @@ from .region_adaptive import RegionAdaptive
 from .sada import SADA
 from .sea_cache import SeaCache
 from .sparse_cross_attention import SparseCrossAttention
+from .sparse_edit import SparseEdit
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
 from .teacache import TeaCache
@@ -72,6 +73,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             DeepCache,
             EncoderPropagation,
             RegionAdaptive,
+            SparseEdit,
             GuidanceInterval,
             GuidanceCutoff,
             AdaptiveGuidance,
@@ -114,6 +116,7 @@ __all__ = [
     "SeaCache",
     "Session",
     "SparseCrossAttention",
+    "SparseEdit",
     "TGate",
     "TaylorSeer",
     "TeaCache",

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..pipelines import InputError, call_arguments, family, known_model, model_name, pictures
-from .edit_clock import clocked
+from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
 from .edit_engine import Engine, Keep, why_dense, windows_part
 from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
 from .edit_result import Cover, Edit, EditComparison
-from .timing import after_each_step, synchronise
+from .timing import after_each_step
 
 MOST_LEARNED = 0.5  # parts of the picture that edits changed, in sum; beyond, the recording's statistics are another's
 
@@ -293,7 +293,7 @@ class EditSession:
             with after_each_step(self.pipe, self._look("dense", watch)):
                 drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
-            synchronise(self.pipe)
+            waiting(self.pipe)()
             made.seconds = time.perf_counter() - begin
         made.stages, made.calls = clock.stages(made.seconds), clock.calls
         made.active, made.expected_speedup, made.memory = 1.0, 1.0, self.memory

@@ -28,8 +28,8 @@ from ..pipelines import (
     unwindowed,
     why_whole,
 )
-from .edit_clock import clocked
-from .timing import after_each_step, synchronise
+from .edit_clock import clocked, waiting
+from .timing import after_each_step
 
 Look = Callable[[int, Tensor], None] | None
 PUT_BACK = list[Callable[[], None]]
@@ -123,7 +123,7 @@ class Engine:
             stack.enter_context(self.recording.recording(stage))
             stack.enter_context(after_each_step(self.pipe, look))
             self.pipe(**arguments | {"strength": strength, "output_type": "latent"})
-        synchronise(self.pipe)
+        waiting(self.pipe)()
         self.strength = 0.0 if self.recording.too_large else strength
         return time.perf_counter() - begin
 
@@ -148,7 +148,7 @@ class Engine:
             clock = stack.enter_context(clocked(self.pipe, counts=False))
             stack.enter_context(after_each_step(self.pipe, look))
             picture = pictures(self.pipe(**arguments))[0]
-            synchronise(self.pipe)
+            waiting(self.pipe)()
         seconds = time.perf_counter() - begin
         clock.seconds["encode"] += encoded
         steps = stage.runs[-1].steps

@@ -104,7 +104,7 @@ class UNetRecording:
                 if notes is None or notes.out is None or notes.out.shape[::2] != call.latents.shape[::2]:
                     return network(call)
                 link.note("partial", f"{sum(box.area for box in boxes)} of {math.prod(size)} latent pixels")
-                return self._windows(call, network, notes, frames, trace, taped)
+                return self._windows(_Step(call, network, notes, taped), frames, trace)
 
             return around
 
@@ -117,9 +117,8 @@ class UNetRecording:
             return None
         return self._levels[min(self._levels, key=lambda level: abs(level - sigma))]
 
-    def _windows(
-        self, call: Call, network: Network, notes: Notes, frames: list[Frame], trace: Trace, taped: bool
-    ) -> Tensor:
+    def _windows(self, step: "_Step", frames: list[Frame], trace: Trace) -> Tensor:
+        call, network, notes = step.call, step.network, step.notes
         assert notes.out is not None
         out, shared = notes.out.to(call.latents.dtype, copy=True), dict[str, tuple[Tensor, ...]]()
         for frame in frames:
@@ -128,7 +127,7 @@ class UNetRecording:
             part = replace(call, kwargs=call.kwargs | {call.first: window})
             found = (
                 self._played(part, network, frame, reads)
-                if taped
+                if step.taped
                 else self.windows.run(lambda part=part: network(part), frame, reads)  # type: ignore[misc]
             )
             frame.box.of(out).copy_(found)
@@ -158,6 +157,16 @@ class UNetRecording:
             return plain
         call.run.steps[-1].calls += call.batch
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A call during an edit, the noted step that it reads from, and whether tapes may be played."""
+
+    call: Call
+    network: Network
+    notes: Notes
+    taped: bool
 
 
 def _inputs(call: Call, reads: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:

@@ -31,20 +31,26 @@ def unwindowed(network: nn.Module) -> str | None:
     """Return a sentence why *network* cannot run on a window, or None."""
     if hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules()):
         return "its blocks are compiled for whole pictures: leave compile off"
-    for path, module in network.named_modules():
-        if isinstance(module, Attention) and not module.is_cross_attention:
-            if type(module.processor) not in (AttnProcessor, AttnProcessor2_0) or module.fused_projections:
-                return f"the attention processor of {path} is not one of those whose keys can be completed"
-        elif isinstance(module, nn.Conv2d):
-            if module.dilation != (1, 1) or module.stride not in ((1, 1), (2, 2)) or module.padding_mode != "zeros":
-                return f"the convolution {path} has a stride, dilation or padding that is not described"
-        elif isinstance(module, (nn.ConvTranspose2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.AvgPool2d)):
-            return f"{path}, a {type(module).__name__}, is not described"
-        elif isinstance(module, Upsample2D) and not (module.use_conv and module.interpolate and module.name == "conv"):
-            return f"{path} enlarges its map in a way that is not described"
-        elif getattr(module, "b1", None) is not None:
-            return "FreeU filters whole maps: switch it off with pipe.disable_freeu()"
-    return None
+    if any(getattr(module, "b1", None) is not None for module in network.modules()):
+        return "FreeU filters whole maps: switch it off with pipe.disable_freeu()"
+    return next((f"{path or 'it'} {why}" for path, m in network.named_modules() if (why := _unlike(m))), None)
+
+
+def _unlike(module: nn.Module) -> str:
+    """Return what a layer does that is not described, as the end of a sentence; "" if all is."""
+    match module:
+        case Attention(is_cross_attention=False):
+            plain = type(module.processor) in (AttnProcessor, AttnProcessor2_0) and not module.fused_projections
+            return "" if plain else "has an attention processor whose keys and values cannot be completed"
+        case nn.Conv2d():
+            plain = module.dilation == (1, 1) and module.padding_mode == "zeros" and len(set(module.stride)) == 1
+            return "" if plain else "is a convolution with a stride, dilation or padding that is not described"
+        case Upsample2D():
+            plain = module.use_conv and module.interpolate and module.name == "conv"
+            return "" if plain else "enlarges its map in a way that is not described"
+        case nn.ConvTranspose2d() | nn.InstanceNorm2d() | nn.BatchNorm2d() | nn.AvgPool2d():
+            return f"is a {type(module).__name__}, which is not described"
+    return ""
 
 
 @dataclass(eq=False)
@@ -61,10 +67,17 @@ class Notes:
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     out: Tensor | None = None
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Go through everything that is kept."""
+        yield from self.whole.values()
+        for pair in self.norms.values():
+            yield from pair
+        if self.out is not None:
+            yield self.out
+
     @property
     def nbytes(self) -> int:
-        kept = [*self.whole.values(), *(part for pair in self.norms.values() for part in pair)]
-        return sum(tensor.nbytes for tensor in kept) + (0 if self.out is None else self.out.nbytes)
+        return sum(tensor.nbytes for tensor in self.tensors())
 
 
 @dataclass(frozen=True)
@@ -189,7 +202,7 @@ class Frame:
             notes.whole[name].index_copy_(1, rows.to(notes.whole[name].device), held[name])
 
     def learn(self, notes: Notes, reads: Mapping[str, tuple[Tensor, ...]]) -> None:
-        """Write into the notes what the window's layers computed: the new picture is what the next edit starts from."""
+        """Write into the notes what the window's layers computed, for the next edit to start from."""
         for name, cut in self.cuts.items():
             cut.fresh.of(notes.whole[name]).copy_(reads[name][1])
         for name, rows in self.rows.items():
@@ -218,9 +231,11 @@ class Windows:
     def noted(self, run: Callable[[], Tensor]) -> tuple[Tensor, Notes]:
         """Run the network on a whole map with ``run()``; return its output, and notes of it."""
         notes = self._notes = Notes()
-        with self._patched(conv=self._note_conv, norm=self._note_norm, tokens=self._note_tokens):
-            out = run()
-        self._notes = Notes()
+        try:
+            with self._patched(conv=self._note_conv, norm=self._note_norm, tokens=self._note_tokens):
+                out = run()
+        finally:
+            self._notes = Notes()
         notes.out = self._kept(out)
         return out, notes
 

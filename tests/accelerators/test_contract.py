@@ -41,6 +41,7 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "deepcache": {"every": 2},
     "encoder-propagation": {"every": 2},
     "region-adaptive": {"ratio": 0.5, "warmup": 2, "resets": ""},
+    "sparse-edit": {"every": 2, "warmup": 2},
     "fewer-steps": {"steps": 3},
     "guidance-interval": {"start": 0.3, "stop": 0.7},
     "guidance-cutoff": {"after": 0.5},
@@ -70,6 +71,7 @@ UNSUPPORTED = {  # everything else must work
     "db-cache": {"sd15", "sdxl", "auraflow"} if find_spec("cache_dit") else set(FAMILIES),
     "sea-cache": {"sd15", "sdxl", "pixart", "lumina2", "auraflow"},
     "region-adaptive": {"sd15", "sdxl", "auraflow"},
+    "sparse-edit": {"auraflow"},
     "guidance-interval": {"auraflow"},
     "sada": {"wan"},  # UniPC
     "guidance-cutoff": {"auraflow"},
