@@ -133,6 +133,9 @@ def test_a_sample_and_what_a_painting_would_cost(page: "Page"):
     page.click("#sample-1")
     page.wait_for_selector(PICTURE)
     _until(page, "document.querySelector('#edit-shows textarea, #edit-shows input').value.includes('panda')")
+    _until(page, "document.querySelector('#edit-prompt textarea').value.includes('panda')")
+    _until(page, "Number(document.querySelector('#edit-stage .de').dataset.painted) > 100")  # where one might begin
+    _clean(page)
     _paint(page, (0.2, 0.2), (0.3, 0.2))
     _until(page, "document.querySelector('#edit-stage .de-share').textContent.includes('of the picture computed')")
     assert re.search(r"expected [\d.]+x as fast|the dense edit is faster", _share(page))

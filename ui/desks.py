@@ -1,5 +1,7 @@
 """The picture that each visitor edits, and its past. Knows no gradio."""
 
+import base64
+import io
 import json
 import secrets
 from collections import OrderedDict
@@ -15,6 +17,7 @@ FOLDER = Path(__file__).parent.parent / "assets" / "recorded" / "edit"
 MOST_DESKS = 40
 MOST_SESSIONS = 2  # each may hold hundreds of megabytes
 LONGEST = 24  # pictures of a desk
+INK = (255, 90, 54, 255)  # the page's brush
 UNKNOWN_SIDE = 512  # of a picture for a model that does not tell its size before it is loaded
 
 _DESKS: "OrderedDict[str, Desk]" = OrderedDict()
@@ -101,6 +104,32 @@ class Desk:
         return {"desk": self.key, "size": [width, height], "history": past}
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A picture to begin with.
+
+    Attributes:
+        picture: a PIL image.
+        shows: what it shows.
+        wish: what it might become.
+        spot: where: left, top, right and bottom of an ellipse, in parts of the picture.
+    """
+
+    picture: Any
+    shows: str
+    wish: str
+    spot: tuple[float, float, float, float]
+
+    def painted(self, size: tuple[int, int]) -> str:
+        """Return the ellipse as the page's brush would have painted it."""
+        from PIL import Image, ImageDraw
+
+        strokes, buffer = Image.new("RGBA", size), io.BytesIO()
+        ImageDraw.Draw(strokes).ellipse([part * size[n % 2] for n, part in enumerate(self.spot)], fill=INK)
+        strokes.save(buffer, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def desk(owner: str, picture: Any, shows: str, model: str, note: str = "") -> Desk:
     """Put a picture on somebody's desk, at the size of the model; what was there is gone."""
     from deadheat.measure import fitted_picture
@@ -129,8 +158,8 @@ def find(owner: str, key: str, model: str) -> Desk:
     from deadheat import InputError
 
     if not key:
-        picture, shows = sample(0)
-        return desk(owner, picture, shows, model)
+        first = sample(0)
+        return desk(owner, first.picture, first.shows, model)
     found = _DESKS.get(owner)
     if found is None or found.key != key:
         raise InputError("this picture is no longer on the server, which keeps the last ones only: pick it again")
@@ -141,8 +170,10 @@ def find(owner: str, key: str, model: str) -> Desk:
     return found
 
 
-def by_key(key: str) -> Desk | None:
-    """Return the desk that the page calls by this key."""
+def by_key(key: str, model: str) -> Desk | None:
+    """Return the desk that the page calls by this key; without one it shows the first sample, as for everybody."""
+    if not key:
+        return _DESKS.get("") or find("", "", model)
     return next((found for found in _DESKS.values() if found.key == key), None)
 
 
@@ -158,7 +189,7 @@ def cover(asked: Any) -> dict[str, Any]:
     try:
         settings = EditSettings(paper=json.dumps(asked[0]), prompt="", model=asked[1] or START).checked()
         key, painted = settings.paper_parts()
-        found = by_key(key)
+        found = by_key(key, settings.model)
         with jobs.if_idle() as idle:
             if not idle or found is None:
                 return {}
@@ -191,18 +222,18 @@ def read_painting(text: str, size: tuple[int, int]) -> tuple[Any, Any]:
     return mask, strokes
 
 
-def samples() -> list[dict[str, str]]:
-    """List the sample pictures: "file", "title" and "prompt"."""
+def samples() -> list[dict[str, Any]]:
+    """List the sample pictures: "file", "title", "shows", "wish" and "spot"."""
     listed = FOLDER / "samples.json"
     return json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
 
 
-def sample(nth: int) -> tuple[Any, str]:
-    """Return a sample picture and its prompt."""
+def sample(nth: int) -> Sample:
+    """Return a sample picture."""
     from deadheat.measure import open_picture
 
     chosen = samples()[nth]
-    return open_picture(FOLDER / chosen["file"]), chosen["prompt"]
+    return Sample(open_picture(FOLDER / chosen["file"]), chosen["shows"], chosen["wish"], tuple(chosen["spot"]))
 
 
 def tensor(picture: Any) -> Any:

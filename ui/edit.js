@@ -126,7 +126,7 @@ window.deadheatPaper = () => JSON.stringify({ desk: desk(), painted: paper() });
 function ask() {
   clearTimeout(wait);
   const mine = ++asked;
-  if (!desk() || !Number(root.dataset.painted)) return;
+  if (!shown || !Number(root.dataset.painted)) return;
   wait = setTimeout(async () => {
     let told = {};
     try { told = await server.cover([{ desk: desk(), painted: paper() }, current ? current[3] : null]); } catch { return; }

@@ -150,7 +150,7 @@ def _wire(left: Panel, stage: gr.HTML, code: gr.Code) -> None:
     gr.on([field.change for field in left.fields[1:]], None, left.fields[1:], None, js=TELL, **PRIVATE)
     placed = [stage, left.shows]
     for nth, button in enumerate(left.samples):
-        button.click(_sample(nth), left.model, placed, queue=False, **PRIVATE)
+        button.click(_sample(nth), left.model, [*placed, left.fields[1]], queue=False, **PRIVATE)
     left.upload.upload(_upload, [left.upload, left.model], placed, queue=False, **PRIVATE)
     taken = [*left.hidden, left.model]
     left.compare.click(_from_compare, taken, placed, js=FROM_COMPARE, queue=False, **PRIVATE)
@@ -198,8 +198,11 @@ def _complaints(*values: Any) -> list[dict[str, Any]]:
 
 
 def _sample(nth: int) -> Any:
-    def take(model: str, request: gr.Request) -> tuple[Any, Any]:
-        return _placed(request, lambda: desks.sample(nth), model)
+    def take(model: str, request: gr.Request) -> tuple[Any, Any, Any]:
+        chosen = desks.sample(nth)
+        page, shows = _placed(request, lambda: (chosen.picture, chosen.shows), model)
+        painted = chosen.painted(tuple(page["size"])) if "size" in page else ""
+        return page | {"painted": painted}, shows, chosen.wish
 
     return take
 

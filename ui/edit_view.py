@@ -114,7 +114,7 @@ def _speed(done: Any) -> list[dict[str, Any]]:
         return [_card("Seconds", seconds_text(edit.seconds), said, NOTES["speed"])]
     ratios = [d / s for d, s in zip(found.seconds["dense"], found.seconds["sparse"], strict=True)]
     rounds = len(ratios)
-    spread = f"{min(ratios):.1f} to {max(ratios):.1f}x over {rounds} rounds" if rounds > 1 else "one round: no spread"
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}x over {rounds} rounds" if rounds > 1 else "one round: no spread"
     said = [f"{_seconds(done, 'sparse')} instead of {_seconds(done, 'dense')}", spread]
     tone = "good" if found.speedup > 1.05 else "warn"
     return [_card("Speed-up, measured", f"{found.speedup:.2f}x", said, NOTES["speed"], tone)]
