@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-from deadheat.ui import api, page
+from deadheat.ui import api, edit_api, edit_page, page
 
 HERE = Path(page.__file__).parent
 THEME = gr.themes.Soft(
@@ -42,8 +42,13 @@ THEME = gr.themes.Soft(
 def build() -> gr.Blocks:
     """Return the app, not yet started."""
     with gr.Blocks(title="Deadheat", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as blocks:
-        page.compare_page(blocks)
+        with gr.Tabs(elem_classes="dh-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                page.compare_page(blocks)
+            with gr.Tab("Edit", id="edit") as edit:
+                edit_page.edit_page(edit)
         api.endpoints()
+        edit_api.endpoint()
     blocks.queue(max_size=20, default_concurrency_limit=4)
     return blocks
 

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accelerators import ACCELERATORS
-    from .measure import Comparison, Sweep, Tuned, compare, sweep, tune
+    from .measure import Comparison, Edit, EditSession, Sweep, Tuned, compare, edit, sweep, tune
     from .pipelines import (
         DeadheatError,
         IncompatibleError,
@@ -36,6 +36,9 @@ _HOME = {
     "sweep": "measure",
     "Tuned": "measure",
     "tune": "measure",
+    "Edit": "measure",
+    "EditSession": "measure",
+    "edit": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
     "load": "pipelines",
@@ -51,6 +54,8 @@ __all__ = [
     "ACCELERATORS",
     "Comparison",
     "DeadheatError",
+    "Edit",
+    "EditSession",
     "IncompatibleError",
     "InputError",
     "KnobError",
@@ -62,6 +67,7 @@ __all__ = [
     "UnsupportedError",
     "accelerate",
     "compare",
+    "edit",
     "load",
     "sweep",
     "tune",

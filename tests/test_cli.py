@@ -43,7 +43,9 @@ def test_doctor(capsys):
     data = json.loads(out)
     refused = {name: row["why_not"] for name, row in data["accelerators"].items() if not row["works"]}
     sometimes = {"db-cache", "guidance-adapter"}  # where cache-dit is installed, and where an adapter is shipped
-    assert code == 0 and set(refused) - sometimes == {"clockwork", "deepcache", "encoder-propagation", "t-gate"}
+    assert code == 0 and set(refused) - sometimes == {
+        "background-shield", "clockwork", "deepcache", "encoder-propagation", "sparse-cross-attention", "t-gate"
+    }  # fmt: skip
     assert "not the one UNet" in refused["clockwork"]
     assert "little to skip" in data["accelerators"]["ab-cache"]["cautions"][0]
     assert "CUDA" in data["switches"]["attention=flash"] or "not installed" in data["switches"]["attention=flash"]

@@ -5,9 +5,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from .progress import Progress
 from .settings import Settings
@@ -18,6 +19,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _LOADED: dict[str, Any] = {}
 _JOBS: dict[str, "Job"] = {}
 _NUMBERS = itertools.count(1)
+AnyJob = TypeVar("AnyJob", bound="Job")
 
 log = logging.getLogger("deadheat.app")
 
@@ -36,13 +38,13 @@ def model(name: str) -> Any:
     return _LOADED[name]
 
 
-def warm_up() -> None:
-    """Load the pocket model, so that the first run need not."""
+def warm_up(name: str = "pocket-dit") -> None:
+    """Load a pocket model, so that the first run need not."""
     from deadheat import DeadheatError
 
     with _ONE_AT_A_TIME:
         try:
-            model("pocket-dit")
+            model(name)
         except DeadheatError as error:
             log.warning("the pocket model could not be loaded: %s", error)
 
@@ -69,7 +71,7 @@ class Job:
     _asked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self.settings)
+        self.progress = self._plan()
         threading.Thread(target=self._run, name="deadheat-run", daemon=True).start()
 
     def news(self) -> Iterator[dict[str, Any]]:
@@ -107,13 +109,16 @@ class Job:
         try:
             with _ONE_AT_A_TIME:
                 self._check()
-                self.result = self._compare()
+                self.result = self._work()
         except Exception as error:  # noqa: BLE001 - whatever it was, the page must hear of it
             self.error = error
         finally:
             self._news.put(None)
 
-    def _compare(self) -> Any:
+    def _plan(self) -> Any:
+        return Progress(self.settings)
+
+    def _work(self) -> Any:
         from deadheat import compare
 
         self._news.put(self.progress.page("loading the model"))
@@ -135,9 +140,32 @@ class Job:
 
 def start(settings: Settings, owner: str) -> Job:
     """Start a comparison for somebody; a run of theirs that is still going is stopped."""
+    return begin(owner, lambda: Job(settings))
+
+
+def begin(owner: str, make: Callable[[], AnyJob]) -> AnyJob:
+    """Start a run of any kind for somebody; one of theirs that is still going is stopped."""
     stop(owner)
-    job = _JOBS[owner] = Job(settings)
+    job = _JOBS[owner] = make()
     return job
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have the model to oneself, when it is one's turn."""
+    with _ONE_AT_A_TIME:
+        yield
+
+
+@contextmanager
+def if_idle() -> Iterator[bool]:
+    """Have the model to oneself if nobody else has it; the block learns whether it is so, and does not wait."""
+    idle = _ONE_AT_A_TIME.acquire(blocking=False)
+    try:
+        yield idle
+    finally:
+        if idle:
+            _ONE_AT_A_TIME.release()
 
 
 def stop(owner: str) -> int | None:

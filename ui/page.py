@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import gradio as gr
 
@@ -70,7 +70,16 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     yield (page, page["snippet"], *_at_rest())
 
 
-def checked(settings: Settings) -> Settings:
+class Checkable(Protocol):
+    """What a user asked for, whatever page it was."""
+
+    def checked(self) -> Self: ...
+
+
+Asked = TypeVar("Asked", bound=Checkable)
+
+
+def checked(settings: Asked) -> Asked:
     """Return the settings, or raise the error that clients of the page see."""
     from deadheat import DeadheatError
 
