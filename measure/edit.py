@@ -160,7 +160,7 @@ class EditSession:
             self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
-        self._engine.record(asked, strength, self._look("record", watch))
+        self._engine.record(asked, strength, self._look("record", watch, strength))
         if self._engine.too_large:
             self.why, self._engine = self._engine.too_large, None
         return time.perf_counter() - begin
@@ -290,7 +290,7 @@ class EditSession:
         made = Edit(self.image, self.image, cover.mask, "dense", "", ask.prompt, ask.mode, ask.strength)
         with clocked(self.pipe) as clock:
             begin = time.perf_counter()
-            with after_each_step(self.pipe, self._look("dense", watch)):
+            with after_each_step(self.pipe, self._look("dense", watch, ask.strength)):
                 drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
             waiting(self.pipe)()
@@ -309,7 +309,8 @@ class EditSession:
             made.reason = f"only the dense edit works here: {self.why}"
             return made
         active = cover.mask[:: self.cell, :: self.cell]
-        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, self._look("sparse", watch))
+        look = self._look("sparse", watch, ask.strength)
+        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, look)
         image = torch.where(cover.mask, drawn.picture, self.image)
         made = Edit(image, self.image, cover.mask, "sparse", "", ask.prompt, ask.mode, ask.strength)
         made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
@@ -340,13 +341,13 @@ class EditSession:
         asked = call_arguments(self.pipe, prompt=ask.prompt, size=(width, height), **settings)
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
-    def _look(self, lane: str, watch: Watch | None) -> Callable[[int, Tensor], None] | None:
+    def _look(self, lane: str, watch: Watch | None, strength: float) -> Callable[[int, Tensor], None] | None:
         if watch is None:
             return None
+        steps = int(self.steps * strength)
 
         def look(step: int, latents: Tensor) -> None:
-            begin = getattr(self.pipe.scheduler, "begin_index", None) or 0
-            watch(EditEvent(lane, step + 1, len(self.pipe.scheduler.timesteps) - begin, latents))
+            watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))
 
         return look
 
