@@ -160,7 +160,8 @@ class EditSession:
             self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
-        self._engine.record(asked, strength, self._look("record", watch, strength))
+        took = self._engine.record(asked, strength, self._look("record", watch, strength))
+        self.cost.recording_took(took, max(1, int(self.steps * strength)))
         if self._engine.too_large:
             self.why, self._engine = self._engine.too_large, None
         return time.perf_counter() - begin
@@ -317,7 +318,7 @@ class EditSession:
         made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
         made.expected_speedup, made.drawn = cover.speedup, drawn
         made.warnings = self._warnings(recorded)
-        if not recorded:
+        if self._engine.recording.settled:
             self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.steps)
         return made
 
@@ -328,6 +329,8 @@ class EditSession:
                 f"the first edit of a picture takes a plain run over it beforehand, here {recorded:.2f} s; it is not "
                 "in the edit's seconds, and further edits do without"
             )
+        if self._engine is not None and self._engine.codec.notes is None:
+            said.append("the autoencoder decodes the whole picture: its layers cannot be kept within the budget")
         if self._engine is not None and (every := self._engine.recording.every) > self.every:
             said.append(
                 f"only every {every}. step is recorded, so that the recording stays within its budget of "
