@@ -160,7 +160,8 @@ class EditSession:
             self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
-        self._engine.record(asked, strength, self._look("record", watch))
+        took = self._engine.record(asked, strength, self._look("record", watch, strength))
+        self.cost.recording_took(took, max(1, int(self.steps * strength)))
         if self._engine.too_large:
             self.why, self._engine = self._engine.too_large, None
         return time.perf_counter() - begin
@@ -290,7 +291,7 @@ class EditSession:
         made = Edit(self.image, self.image, cover.mask, "dense", "", ask.prompt, ask.mode, ask.strength)
         with clocked(self.pipe) as clock:
             begin = time.perf_counter()
-            with after_each_step(self.pipe, self._look("dense", watch)):
+            with after_each_step(self.pipe, self._look("dense", watch, ask.strength)):
                 drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
             waiting(self.pipe)()
@@ -309,14 +310,15 @@ class EditSession:
             made.reason = f"only the dense edit works here: {self.why}"
             return made
         active = cover.mask[:: self.cell, :: self.cell]
-        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, self._look("sparse", watch))
+        look = self._look("sparse", watch, ask.strength)
+        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, look)
         image = torch.where(cover.mask, drawn.picture, self.image)
         made = Edit(image, self.image, cover.mask, "sparse", "", ask.prompt, ask.mode, ask.strength)
         made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
         made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
         made.expected_speedup, made.drawn = cover.speedup, drawn
         made.warnings = self._warnings(recorded)
-        if not recorded:
+        if self._engine.recording.settled:
             self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.steps)
         return made
 
@@ -327,6 +329,8 @@ class EditSession:
                 f"the first edit of a picture takes a plain run over it beforehand, here {recorded:.2f} s; it is not "
                 "in the edit's seconds, and further edits do without"
             )
+        if self._engine is not None and self._engine.codec.notes is None:
+            said.append("the autoencoder decodes the whole picture: its layers cannot be kept within the budget")
         if self._engine is not None and (every := self._engine.recording.every) > self.every:
             said.append(
                 f"only every {every}. step is recorded, so that the recording stays within its budget of "
@@ -340,13 +344,13 @@ class EditSession:
         asked = call_arguments(self.pipe, prompt=ask.prompt, size=(width, height), **settings)
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
-    def _look(self, lane: str, watch: Watch | None) -> Callable[[int, Tensor], None] | None:
+    def _look(self, lane: str, watch: Watch | None, strength: float) -> Callable[[int, Tensor], None] | None:
         if watch is None:
             return None
+        steps = int(self.steps * strength)
 
         def look(step: int, latents: Tensor) -> None:
-            begin = getattr(self.pipe.scheduler, "begin_index", None) or 0
-            watch(EditEvent(lane, step + 1, len(self.pipe.scheduler.timesteps) - begin, latents))
+            watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))
 
         return look
 

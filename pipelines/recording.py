@@ -49,12 +49,13 @@ class UNetRecording:
         network: the UNet.
         every: every so many steps are kept; raised where the budget asks for it.
         too_large: whether not even one step is within the budget.
+        settled: whether the last edit made no tape, so that the next one of its kind takes as long.
     """
 
     def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
         self.network, self.budget, self.every = network, budget, every
         self.windows = Windows(network, DTYPES[store])
-        self.too_large = False
+        self.too_large, self.settled = False, False
         self._levels: dict[float, Notes] = {}
         self._tapes: dict[Any, Tape] = {}
         self._packed: dict[Any, Tensor] = {}
@@ -95,6 +96,7 @@ class UNetRecording:
         device = next(self.network.parameters()).device
         frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace()
         taped = self._trusted is not False and not hooked(self.network)
+        self.settled = True
         for tape in self._tapes.values():
             tape.forget("text")
 
@@ -147,11 +149,13 @@ class UNetRecording:
         if self._trusted is False:
             return run()
         if tape is None:
+            self.settled = False
             tape = self._tapes[key] = Tape(("time", "text"), self._packed)
             return tape.record(run, inputs)
         keys = {"time": call.sigma, "text": tuple(id(x) for name, x in inputs.items() if name.startswith("text"))}
         out = tape.play(inputs, keys)
         if self._trusted is None:
+            self.settled = False
             plain = run()
             self._trusted = bool((out - plain).abs().max() <= CLOSE * plain.abs().max().clamp(min=1e-6))
             return plain

@@ -55,7 +55,10 @@ class TokenRecording:
         network: the transformer.
         every: every so many steps are kept; raised where the budget asks for it.
         too_large: whether not even one step is within the budget.
+        settled: whether the next edit of the last one's kind takes as long.
     """
+
+    settled = True
 
     def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
         self.network, self.budget, self.every, self.store = network, budget, every, DTYPES[store]
