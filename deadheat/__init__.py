@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accelerators import ACCELERATORS
-    from .measure import Comparison, compare
+    from .measure import Comparison, Sweep, compare, sweep
     from .pipelines import (
         DeadheatError,
         IncompatibleError,
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _HOME = {
     "ACCELERATORS": "accelerators",
     "Comparison": "measure",
+    "Sweep": "measure",
     "compare": "measure",
+    "sweep": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
     "load": "pipelines",
@@ -53,10 +55,12 @@ __all__ = [
     "LoadError",
     "PresetError",
     "Recipe",
+    "Sweep",
     "UnsupportedError",
     "accelerate",
     "compare",
     "load",
+    "sweep",
 ]
 
 

@@ -1,14 +1,17 @@
 """How much was gained, and how much was lost."""
 
 from .calibrate import best_path, calibrate, gap_costs
+from .cells import Point, Sweep, SweepCell
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
+from .grammar import expand
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
+from .sweep import Progress, sweep
 
 __all__ = [
     "DEFINITIONS",
@@ -18,6 +21,10 @@ __all__ = [
     "Comparison",
     "Event",
     "Lane",
+    "Point",
+    "Progress",
+    "Sweep",
+    "SweepCell",
     "Watch",
     "best_path",
     "best_steps",
@@ -27,6 +34,7 @@ __all__ = [
     "compare",
     "difference",
     "environment",
+    "expand",
     "fit_cache",
     "fitted",
     "gap_costs",
@@ -37,6 +45,7 @@ __all__ = [
     "record",
     "ssim",
     "strip_kind",
+    "sweep",
     "text_table",
     "to_image",
     "writable",

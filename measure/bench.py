@@ -50,6 +50,9 @@ class Bench:
         pipe: the pipeline; it stays untouched, accelerators stand in its twin.
         settings: the sweep's settings.
         stop: asked after every step whether to stop.
+
+    Attributes:
+        machine: on what it measures, as its cells say it.
     """
 
     def __init__(self, pipe: Any, settings: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> None:
@@ -59,7 +62,7 @@ class Bench:
         self._warm: set[tuple[str, int]] = set()
         self._other = _other(pipe)
         found = hardware()
-        self._machine = found["gpu"] or f"{found['processor']}, {torch.get_num_threads()} threads"
+        self.machine = found["gpu"] or f"{found['processor']}, {torch.get_num_threads()} threads"
 
     def heat(self, heat: Heat) -> list[Shot]:
         """Measure the cells of a heat; one that fails says why, and the others go on.
@@ -162,12 +165,12 @@ class Bench:
         planned, report, picture = lane.planned, lane.report, lane.picture
         assert planned is not None
         if lane.error is not None or report is None or picture is None or plain is None:
-            return SweepCell.failed(planned, lane.error or "it never ran", self._machine), None
+            return SweepCell.failed(planned, lane.error or "it never ran", self.machine), None
         cell = SweepCell(
             **asdict(planned), seconds=lane.seconds, baseline_seconds=list(plain.seconds), calls=report.calls,
             asked=report.asked, actions=[str(step.action) for step in report.steps], scores=scores,
             identical=plain.picture is not None and plain.picture.equal(picture), cache_bytes=report.cache_bytes,
-            picture=f"pictures/{planned.id}.png", warnings=[*report.warnings, *lane.warnings], machine=self._machine,
+            picture=f"pictures/{planned.id}.png", warnings=[*report.warnings, *lane.warnings], machine=self.machine,
         )  # fmt: skip
         file = io.BytesIO()
         to_image(picture).save(file, "PNG")

@@ -4,8 +4,8 @@
     alternative  = number ".." number [ "/" step ]      both ends belong to it; without a step, whole numbers
                  | anything that a recipe may have there
 
-``ab-cache:every=2..5,order=1|2`` are eight recipes, ``teacache:threshold=0.1..0.3/0.05`` five. Knobs that are free text
-(a mask) are taken as they are. Several knobs, and several accelerators joined by ``+``, give every combination.
+``ab-cache:every=2..5,order=1|2`` are eight recipes, ``teacache:threshold=0.1..0.3/0.05`` five. Knobs that are free
+text (a mask) are taken as they are. Several knobs, and several accelerators joined by ``+``, give every combination.
 """
 
 import itertools

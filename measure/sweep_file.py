@@ -78,7 +78,7 @@ class SweepFile:
         self._append([{"kind": KIND, "schema": SCHEMA_VERSION, **header}])
 
     def add(self, finished: Iterable[tuple[SweepCell, bytes | None]]) -> None:
-        """Write finished cells with their pictures, as PNG: pictures first, so that a line never names a missing one."""
+        """Write finished cells with their pictures, as PNG; pictures first, so that no line names a missing one."""
         rows = []
         for cell, picture in finished:
             if picture is not None and cell.picture is not None:
@@ -122,7 +122,7 @@ def check_same(header: dict[str, Any], wanted: dict[str, Any], folder: Path) -> 
     Raises:
         InputError: names what differs.
     """
-    old, new = ({**{"model": h["model"]}, **h["settings"]} for h in (header, wanted))
+    old, new = ({"model": h["model"], **h["settings"]} for h in (header, wanted))
     given = json.loads(json.dumps(new))
     differ = [name for name in given if old.get(name) != given[name]]
     if differ:

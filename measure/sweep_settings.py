@@ -1,0 +1,94 @@
+"""What a sweep is about: checked, with ranges written out, as its header holds it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..pipelines import InputError, KnobError, known_model
+from ..presets import Recipe, presets
+from .grammar import expand
+from .inputs import check_inputs
+
+
+def sweep_settings(
+    pipe_or_model: Any,
+    recipes: Any,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int | Sequence[int],
+    guidance: float | None,
+    negative: str | None,
+    size: tuple[int, int] | None,
+    metrics: Sequence[str],
+    repeats: int,
+    control: Sequence[int] | None,
+) -> dict[str, Any]:
+    """Return what a sweep depends on, as its header holds it, after checking it.
+
+    Raises:
+        InputError, KnobError, PresetError: something cannot be used.
+    """
+    listed = [steps] if isinstance(steps, int) else list(steps)
+    if not listed:
+        raise InputError("there is no number of steps; give at least one, such as 28")
+    for count in [*listed, *(control or ())]:
+        check_inputs(prompts, seeds, steps=count, repeats=repeats, size=size, guidance=guidance, metrics=metrics)
+    name = name_of(pipe_or_model)
+    model = known_model(name)
+    chosen = sweep_recipes(name, recipes)
+    return {
+        "recipes": list(chosen),
+        "titles": {text: title for text, title in chosen.items() if title},
+        "prompts": list(dict.fromkeys(prompts)),
+        "seeds": list(dict.fromkeys(seeds)),
+        "steps": list(dict.fromkeys(listed)),
+        "guidance": model.guidance if guidance is None and model else guidance,
+        "negative": negative,
+        "size": list(size) if size else None,
+        "repeats": repeats,
+        "metrics": list(metrics),
+        "control": None if control is None else sorted(set(control)),
+    }
+
+
+def sweep_recipes(model: str, recipes: Any) -> dict[str, str]:
+    """Return recipe text -> title ("" where it has none) of everything that is meant, each once, in order.
+
+    Raises:
+        KnobError, PresetError: something is called by no known name, or has a value outside its range.
+    """
+    listed = recipes if isinstance(recipes, (list, tuple)) else [recipes]
+    found: dict[str, str] = {}
+    for what in listed:
+        for text, title in _meant(model, what):
+            found[text] = found.get(text) or title
+    if not found:
+        raise InputError("there is no recipe; give at least one, such as ab-cache:every=2..5")
+    return found
+
+
+def _meant(model: str, what: Any) -> Iterator[tuple[str, str]]:
+    known = presets(model)
+    if not isinstance(what, str) or what.endswith(".toml") or what in known:
+        recipe = known[what] if isinstance(what, str) and what in known else Recipe.of(what)
+        yield str(recipe), recipe.title
+        return
+    if not any(mark in what for mark in ("..", "|")):
+        yield str(Recipe.of(what)), ""
+        return
+    for text in expand(what):
+        yield _written(text), ""
+
+
+def _written(text: str) -> str:
+    """Write a combination as its recipe would; one that makes no sense stays as it is and fails in its cell."""
+    try:
+        return str(Recipe.parse(text))
+    except KnobError:
+        return text
+
+
+def name_of(pipe_or_model: Any) -> str:
+    """Return the name of a model, loaded or not."""
+    return str(pipe_or_model) if isinstance(pipe_or_model, (str, Path)) else model_name(pipe_or_model)
