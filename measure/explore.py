@@ -61,11 +61,9 @@ def explore_sweep(sweep: Sweep, look: Look) -> Row:
         _sweep_point(sweep, same, groups[same[0].recipe, same[0].steps], shown, look)
         for same in zip(*by_metric.values(), strict=True)
     ]
-    steps = ", ".join(str(n) for n in s["steps"])
-    what = f"{sweep.model} · {steps} steps, guidance {_plain(s['guidance'])} · {_many(len(shown), 'picture')} a setting"
-    about = f"{what} · {hardware_text(sweep.environment)}"
+    head = {"settings": {"model": sweep.model, **s}, "environment": sweep.environment, "created": sweep.created}
     notes = [_rounds(s["repeats"]), *_notes(s["metrics"], sweep.unavailable, sweep.environment)]
-    return _whole(about, sweep.created, s["metrics"], shown, points, notes)
+    return _whole(head, f"{_many(len(shown), 'picture')} a setting", shown, points, notes)
 
 
 def explore_comparison(result: Mapping[str, Any], look: Look) -> Row:
@@ -73,10 +71,8 @@ def explore_comparison(result: Mapping[str, Any], look: Look) -> Row:
     s, lanes = result["settings"], result["lanes"]
     shown = [(cell["prompt"], cell["seed"]) for cell in lanes[0]["cells"]]
     points = [_lane_point(s, lane, look) for lane in lanes]
-    what = f"{s['model']} · {s['steps']} steps, guidance {_plain(s['guidance'])} · {_many(len(shown), 'picture')} a lane"
-    about = f"{what} · {hardware_text(result['environment'])}"
     notes = [_rounds(s["repeats"]), *_notes(s["metrics"], result["unavailable"], result["environment"])]
-    return _whole(about, result["created"], s["metrics"], shown, points, notes)
+    return _whole(result, f"{_many(len(shown), 'picture')} a lane", shown, points, notes)
 
 
 def hardware_text(environment: Mapping[str, Any]) -> str:
@@ -94,11 +90,15 @@ def _plain(value: float | None) -> str:
 
 
 def _whole(
-    about: str, created: str, metrics: Sequence[str], shown: Sequence[tuple[str, int]], points: list[Row],
-    notes: list[str],
-) -> Row:  # fmt: skip
-    day = datetime.fromisoformat(created)
-    kinds = [metric for metric in metrics if any(point["scores"].get(metric) for point in points)]
+    found: Mapping[str, Any], pictures: str, shown: Sequence[tuple[str, int]], points: list[Row], notes: list[str]
+) -> Row:
+    """Put together what belongs to a sweep (its header) or a comparison (its result)."""
+    s, day = found["settings"], datetime.fromisoformat(found["created"])
+    listed = s["steps"] if isinstance(s["steps"], list) else [s["steps"]]
+    steps = ", ".join(map(str, listed))
+    what = f"{s['model']} · {steps} steps, guidance {_plain(s['guidance'])} · {pictures}"
+    about = f"{what} · {hardware_text(found['environment'])}"
+    kinds = [metric for metric in s["metrics"] if any(point["scores"].get(metric) for point in points)]
     named = {point["family"] for point in points}
     order = [PLAIN_FAMILY, *dict.fromkeys([*FAMILIES.values()]), MIXED, UNKNOWN]
     return {

@@ -312,7 +312,7 @@ function picked() {
   const p = byId(now.picked);
   at("picked").hidden = !p;
   if (!p) return;
-  const more = [p.family, p.name !== p.recipe && p.role === "variant" ? p.recipe : "", p.cells > 1 ? `${p.cells} pictures` : ""].filter(Boolean).join(" · ");
+  const more = [p.family, p.name !== p.recipe && p.role === "variant" && p.recipe.length < 90 ? p.recipe : "", p.cells > 1 ? `${p.cells} pictures` : ""].filter(Boolean).join(" · ");
   const line = make("p", look(p.family)); line.append(icon(p.family), more);
   fill(at("name"), make("h3", "", p.name), line);
   fill(at("cards"), ...(p.seconds === null ? [] : cards(p)));
@@ -436,6 +436,9 @@ function show(v) {
 function head(v, badge) {
   at("badge").textContent = badge; at("badge").className = "dx-badge" + (v.progress ? " live" : "");
   at("about").textContent = v.about;
+  news(v);
+}
+function news(v) {
   at("progress").hidden = !v.progress;
   if (v.progress) { at("said").textContent = v.progress.said; at("bar").firstElementChild.style.width = v.progress.part * 100 + "%"; }
 }
@@ -447,8 +450,9 @@ function update() {
     over = v.run === undefined ? over : v.run;
     if (data) { head({ ...data, progress: null }, now.run === v.run && v.badge ? v.badge : data.badge); root.dataset.mode = "result"; }
     else root.dataset.mode = "empty";
-    return tell(v.said);
+    return tell(now.run === v.run || !v.early ? v.said : v.early);
   }
+  if (v.kind === "progress") return news(v);
   tell(v.said);
   if (v.points.length) show(v); else root.dataset.mode = data ? "waiting" : "empty";
   head(v, v.badge);

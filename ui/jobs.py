@@ -1,86 +1,29 @@
-"""A comparison in a thread of its own: one at a time, watched step by step, stopped within a step."""
+"""A comparison as work for a visitor."""
 
-import itertools
-import logging
-import queue
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .progress import Progress
 from .settings import Settings
 from .view import result_page
-
-LONELY = 60.0  # seconds without anybody asking for news, after which a run is given up
-_ONE_AT_A_TIME = threading.Lock()
-_LOADED: dict[str, Any] = {}
-_JOBS: dict[str, "Job"] = {}
-_NUMBERS = itertools.count(1)
-
-log = logging.getLogger("deadheat.app")
-
-
-def model(name: str) -> Any:
-    """Return the pipeline of this name; only the one used last stays in memory.
-
-    Raises:
-        LoadError: there is no such model.
-    """
-    from deadheat import load
-
-    if name not in _LOADED:
-        _LOADED.clear()
-        _LOADED[name] = load(name)
-    return _LOADED[name]
-
-
-def warm_up() -> None:
-    """Load the pocket model, so that the first run need not."""
-    from deadheat import DeadheatError
-
-    with _ONE_AT_A_TIME:
-        try:
-            model("pocket-dit")
-        except DeadheatError as error:
-            log.warning("the pocket model could not be loaded: %s", error)
+from .work import Work, model, start
 
 
 @dataclass(eq=False)
-class Job:
+class Job(Work):
     """One comparison under way.
 
     Attributes:
         settings: what is compared.
         previews: whether pictures are wanted while it runs.
-        number: tells this run from all others of this server.
-        cancelled: set it, and the run stops within one step.
-        result, error: one of them is there when the news have ended.
     """
 
     settings: Settings
     previews: bool = True
-    number: int = field(default_factory=lambda: next(_NUMBERS))
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    result: Any = None
-    error: Exception | None = None
-    _news: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
-    _asked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.settings)
-        threading.Thread(target=self._run, name="deadheat-run", daemon=True).start()
-
-    def news(self) -> Iterator[dict[str, Any]]:
-        """Yield what the page should show while the run lasts; stops the run if nobody listens any more."""
-        try:
-            yield self.progress.page("waiting for the model")
-            while (latest := self._latest()) is not None:
-                if latest:
-                    yield latest
-        finally:
-            self.cancelled.set()  # without effect on a run that has ended
+        self.begin()
 
     def page(self) -> dict[str, Any]:
         """Return the finished run for the page.
@@ -92,63 +35,25 @@ class Job:
             raise self.error
         return result_page(self.result, self.settings, self.progress.pictures)
 
-    def _latest(self) -> dict[str, Any] | None:
-        """Wait a little for news and return the newest: {} if there is none yet, None when the run has ended."""
-        self._asked = time.monotonic()
-        try:
-            latest = self._news.get(timeout=0.25)
-            while latest is not None and not self._news.empty():
-                latest = self._news.get()
-        except queue.Empty:
-            return {}
-        return latest
+    def waiting(self, said: str) -> dict[str, Any]:
+        return self.progress.page(said)
 
-    def _run(self) -> None:
-        try:
-            with _ONE_AT_A_TIME:
-                self._check()
-                self.result = self._compare()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the page must hear of it
-            self.error = error
-        finally:
-            self._news.put(None)
-
-    def _compare(self) -> Any:
+    def do(self) -> Any:
         from deadheat import compare
 
-        self._news.put(self.progress.page("loading the model"))
+        self.tell(self.progress.page("loading the model"))
         pipe = model(self.settings.model)
-        self._check()
+        self.check()
         return compare(pipe, [self.settings.recipe], watch=self._watch, **self.settings.arguments())
 
     def _watch(self, event: Any) -> None:
-        self._check()
+        self.check()
         if event.phase != "timed" or event.step == 1:  # while the stopwatch runs, only the flag is looked at
-            self._news.put(self.progress.after(event, self.previews))
-
-    def _check(self) -> None:
-        from deadheat.pipelines import Cancelled
-
-        if self.cancelled.is_set() or time.monotonic() - self._asked > LONELY:
-            raise Cancelled("stopped")
+            self.tell(self.progress.after(event, self.previews))
 
 
-def start(settings: Settings, owner: str) -> Job:
+def begin(settings: Settings, owner: str) -> Job:
     """Start a comparison for somebody; a run of theirs that is still going is stopped."""
-    stop(owner)
-    job = _JOBS[owner] = Job(settings)
+    job = Job(settings)
+    start(job, owner)
     return job
-
-
-def stop(owner: str) -> int | None:
-    """Stop the run of somebody and return its number; None if there is none."""
-    if (job := _JOBS.pop(owner, None)) is None:
-        return None
-    job.cancelled.set()
-    return job.number
-
-
-def forget(owner: str, job: Job) -> None:
-    """Forget a run that has ended."""
-    if _JOBS.get(owner) is job:
-        del _JOBS[owner]

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import jobs
+from . import jobs, work
 from .controls import Controls, controls, filled, waiting
 from .settings import Settings
 
@@ -21,10 +21,14 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 log = logging.getLogger("deadheat.app")
 
 
+def head() -> None:
+    """Lay out what stands above every page."""
+    gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
+
+
 def compare_page(demo: gr.Blocks) -> None:
     """Lay out the page and wire it."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
-    gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
         with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"):
             left = controls()
@@ -55,7 +59,7 @@ def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
 def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Run a comparison and tell the page how it goes."""
     owner = str(request.session_hash)
-    job = jobs.start(checked(Settings(*values)), owner)
+    job = jobs.begin(checked(Settings(*values)), owner)
     buttons = (gr.update(interactive=False, value="Running …"), gr.update(interactive=True))
     try:
         for news in job.news():
@@ -66,7 +70,7 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield (stopped(friendly(error), job.number), gr.skip(), *_at_rest())
         return
     finally:
-        jobs.forget(owner, job)
+        work.forget(owner, job)
     yield (page, page["snippet"], *_at_rest())
 
 
@@ -101,7 +105,7 @@ def _at_rest() -> tuple[Any, Any]:
 
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
-    run = jobs.stop(str(request.session_hash))
+    run = work.stop(str(request.session_hash))
     return (stopped("stopped", run), gr.skip(), *_at_rest())
 
 
@@ -113,5 +117,5 @@ def _complaints(*values: Any) -> list[dict[str, Any]]:
 def _library() -> list[Any]:
     """Fill the lists that wait for the library, and load the model behind the first visitor's back."""
     lists = filled()
-    threading.Thread(target=jobs.warm_up, name="deadheat-warm-up", daemon=True).start()
+    threading.Thread(target=work.warm_up, name="deadheat-warm-up", daemon=True).start()
     return lists
