@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deadheat.accelerators import ACCELERATORS
-from deadheat.measure import Comparison, Lane, compare
+from deadheat.measure import Comparison, Lane, Spot, chart, compare
 from deadheat.presets import Recipe, presets
 
 from deadheat import load
 from training.denoisers import prompts
-
-from .chart import chart
 
 STEPS = 28
 FEWER = (18, 16, 13, 11, 9)
@@ -84,12 +82,13 @@ def save(result: Comparison, names: dict[str, str], model: str, out: Path) -> No
     out.mkdir(parents=True, exist_ok=True)
     (out / f"caching-{model}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for metric, unit in (("psnr", "PSNR to the 28-step picture, dB, mean"), ("ssim", "SSIM, mean")):
-        series: dict[str, list[tuple[float, float]]] = {}
+        series: dict[str, list[Spot]] = {}
         for lane in result.variants:
             if (mean := lane.mean(metric)) is not None:
-                series.setdefault(names[lane.name], []).append((lane.median, mean))
+                series.setdefault(names[lane.name], []).append(Spot(lane.median, mean))
         title = f"{model}, {STEPS} steps: seconds against {metric.upper()}"
-        chart(series, out / f"caching-{model}-{metric}.svg", title=title, x="seconds a picture, median", y=unit)
+        drawn = chart(series, title=title, x="seconds a picture, median", y=unit)
+        (out / f"caching-{model}-{metric}.svg").write_text(drawn, encoding="utf-8")
 
 
 def main() -> None:

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from ._arguments import load_model as _load
+from ._arguments import prompts_of as _prompts
+from ._arguments import show as _show
+from ._arguments import size_of as _size
+from ._arguments import takes_model as _takes_model
+from ._arguments import whole as _whole
+from ._sweep import report_sweep, sweep_command, takes_sweep
 
 EXAMPLES = """examples:
   deadheat compare pocket-dit --recipe "ab-cache:every=3" --recipe balanced --out out/run
   deadheat compare stabilityai/stable-diffusion-xl-base-1.0 --recipe "ab-cache" --prompt "a red fox" --device cuda
+  deadheat sweep pocket-dit --recipe "ab-cache:every=2..4,order=1|2" --seeds 0..3 --out out/sweep
   deadheat accelerators ab-cache
   deadheat doctor pocket-dit
   deadheat report out/run
@@ -38,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from .pipelines.errors import Cancelled, DeadheatError
 
     try:
@@ -69,10 +78,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 # -- models, accelerators, doctor --------------------------------------------------------------------------------
-
-
-def _show(arguments: argparse.Namespace, data: Any, text: str) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else text)
 
 
 def _models(arguments: argparse.Namespace) -> None:
@@ -183,8 +188,11 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .measure import Comparison, html_report
+    from .measure import Comparison, html_report, is_sweep
 
+    if is_sweep(arguments.result):
+        report_sweep(arguments)
+        return
     result = Comparison.load(arguments.result)
     folder = Path(arguments.result)
     page = (folder if folder.is_dir() else folder.parent) / "report.html"
@@ -244,49 +252,6 @@ def _recipes(arguments: argparse.Namespace) -> list[Any]:
     return [known[text] if text in known else Recipe.of(text) for text in arguments.recipe or ["ab-cache"]]
 
 
-def _prompts(arguments: argparse.Namespace, model: Any) -> list[str]:
-    from .pipelines.errors import InputError
-
-    prompts = list(arguments.prompt or [])
-    if arguments.prompts_file:
-        try:
-            text = Path(arguments.prompts_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the prompts file {arguments.prompts_file} cannot be read: {error}") from error
-        prompts += [line.strip() for line in text.splitlines() if line.strip()]
-        if not prompts:
-            raise InputError(f"the prompts file {arguments.prompts_file} is empty; write one prompt a line")
-    if prompts:
-        return prompts
-    if model and model.prompts:
-        return list(model.prompts[:2])
-    raise InputError("there is no prompt; give --prompt or --prompts-file")
-
-
-def _whole(name: str, text: str) -> int:
-    from .pipelines.errors import InputError
-
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{name} is {text!r}, not a whole number (write several as 0,1,2)") from None
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    return _whole("--size", width), _whole("--size", height or width)
-
-
-def _load(arguments: argparse.Namespace) -> Any:
-    from .pipelines import load
-
-    names = ("device", "dtype", "memory", "attention", "quantisation", "compile_blocks", "tiny_autoencoder")
-    switches = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    return load(arguments.model, revision=arguments.revision, **switches)
-
-
 def _progress(arguments: argparse.Namespace) -> Callable[[Any], None]:
     """Return a watcher that draws one line on the terminal; the same work on every side of the comparison."""
     shown = sys.stderr.isatty() and not arguments.json
@@ -319,18 +284,6 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 def _takes_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="show this one only")
-
-
-def _takes_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a pocket model, a hub id, or a local folder")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", help="float32, float16, bfloat16 (default: float32 on a CPU, bfloat16 elsewhere)")
-    parser.add_argument("--memory", help="all-on-device, model-offload, group-offload, sequential-offload")
-    parser.add_argument("--attention", help="default, native, xformers, flash, sage")
-    parser.add_argument("--quantisation", help="none, fp8-storage, int8, nf4")
-    parser.add_argument("--compile-blocks", action="store_true", default=None, help="torch.compile repeated blocks")
-    parser.add_argument("--tiny-autoencoder", action="store_true", default=None, help="decode with a distilled one")
 
 
 def _takes_model_and_steps(parser: argparse.ArgumentParser) -> None:
@@ -372,7 +325,7 @@ def _takes_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_result(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("result", help="a folder that compare wrote, or its result.json")
+    parser.add_argument("result", help="a folder that compare or sweep wrote")
 
 
 def _takes_port(parser: argparse.ArgumentParser) -> None:
@@ -385,8 +338,9 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "accelerators": (_accelerators, _takes_name, "list the accelerators and their knobs"),
     "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
+    "sweep": (sweep_command, takes_sweep, "measure many recipes, prompts, seeds and steps; goes on where it stopped"),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
-    "report": (_report, _takes_result, "show a saved comparison again"),
+    "report": (_report, _takes_result, "show a saved comparison or sweep again"),
     "app": (_app, _takes_port, "open the app in the browser"),
 }
 

@@ -1,11 +1,12 @@
 """How much was gained, and how much was lost."""
 
 from .calibrate import best_path, calibrate, gap_costs
-from .cells import Point, Sweep, SweepCell
+from .cells import Point, Sweep, SweepCell, is_sweep
+from .chart import Spot, chart
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
-from .grammar import expand
+from .grammar import expand, numbers
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
@@ -23,6 +24,7 @@ __all__ = [
     "Lane",
     "Point",
     "Progress",
+    "Spot",
     "Sweep",
     "SweepCell",
     "Watch",
@@ -30,6 +32,7 @@ __all__ = [
     "best_steps",
     "calibrate",
     "calibrate_magnitudes",
+    "chart",
     "check_inputs",
     "compare",
     "difference",
@@ -40,7 +43,9 @@ __all__ = [
     "gap_costs",
     "hardware",
     "html_report",
+    "is_sweep",
     "magnitude_ratios",
+    "numbers",
     "psnr",
     "record",
     "ssim",

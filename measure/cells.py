@@ -246,6 +246,14 @@ class Sweep:
 
         return sweep_table(self)
 
+    def write_report(self) -> Path:
+        """Write ``report.html`` beside the file: one page with everything inside. Returns its path."""
+        from .sweep_report import sweep_html
+
+        page = self.folder / "report.html"
+        page.write_text(sweep_html(self), encoding="utf-8")
+        return page
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data: the header, the points by metric, and the cells."""
         rows = {metric: [_plain(asdict(p)) for p in self.points(metric)] for metric in self.settings["metrics"]}
@@ -258,6 +266,11 @@ class Sweep:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Write infinity as null: JSON has none."""
     return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in row.items()}
+
+
+def is_sweep(path: str | Path) -> bool:
+    """Say whether a folder, or a file, is a sweep's."""
+    return (Path(path) / FILE).is_file() or Path(path).name == FILE
 
 
 def whole_lines(raw: bytes) -> int:

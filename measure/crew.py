@@ -166,7 +166,8 @@ class Processes:
         self._job = job
         self._context = get_context("spawn")  # a forked CUDA or thread pool does not work
         self._lines: dict[int, Any] = {}
-        self._processes: list[Any] = []
+        self._processes: dict[int, Any] = {}
+        self._busy: set[int] = set()
 
     def start(self, slot: int) -> None:
         ours, theirs = self._context.Pipe()
@@ -174,9 +175,11 @@ class Processes:
         process.start()
         theirs.close()  # or a dead worker's line would never end
         self._lines[slot] = ours
-        self._processes.append(process)
+        self._processes[slot] = process
+        self._busy.add(slot)
 
     def give(self, slot: int, heat: Heat) -> None:
+        self._busy.add(slot)
         try:
             self._lines[slot].send(heat)
         except OSError:  # it died while it was idle: its line has ended, as the next poll sees
@@ -187,6 +190,7 @@ class Processes:
         return [(slots[line], self._received(slots[line])) for line in connection.wait(list(slots), seconds)]  # type: ignore[index]
 
     def _received(self, slot: int) -> Outcome:
+        self._busy.discard(slot)
         try:
             outcome: Outcome = self._lines[slot].recv()
         except (EOFError, OSError):
@@ -195,9 +199,11 @@ class Processes:
         return outcome
 
     def close(self) -> None:
-        for process in self._processes:
+        for line in self._lines.values():
+            line.close()  # who is idle goes home by itself
+        for slot, process in self._processes.items():
+            process.join(0 if slot in self._busy else 5)
             process.kill()
-        for process in self._processes:
             process.join()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..accelerators import ACCELERATORS, knobs, read
 from ..accelerators.knobs import checked
-from ..pipelines import KnobError, nearest
+from ..pipelines import InputError, KnobError, nearest
 
 MOST_RECIPES = 10_000
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
@@ -42,6 +42,24 @@ def expand(text: str) -> list[str]:
     if count > MOST_RECIPES:
         raise KnobError(f"{text!r} means {count} recipes; at most {MOST_RECIPES} are taken: give larger steps")
     return [" + ".join(chosen) for chosen in itertools.product(*parts)]
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """Read whole numbers separated by commas, ranges among them.
+
+    >>> numbers("--seeds", "0,4..6,10..20/5")
+    [0, 4, 5, 6, 10, 15, 20]
+
+    Raises:
+        InputError: something is no whole number.
+    """
+    found = []
+    for part in text.split(","):
+        for one in _alternative(name, part.strip()):
+            if not re.fullmatch(r"[+-]?\d+", one):
+                raise InputError(f"{name} is {one!r}, not a whole number (write several as 0,1,2 or 0..7)")
+            found.append(int(one))
+    return found
 
 
 def _parts(text: str) -> list[str]:

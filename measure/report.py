@@ -1,6 +1,7 @@
 """A comparison as text and as one self-contained page."""
 
 import math
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,7 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def text_table(comparison: Comparison) -> str:
     """Return the comparison as aligned text, with notes and warnings below."""
-    heads, body = rows(comparison)
-    widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [heads, ["-" * w for w in widths], *body]
-    ]
+    lines = aligned(*rows(comparison))
     repeats, cells = comparison.settings["repeats"], len(comparison.baseline.cells)
     lines += [
         "",
@@ -103,6 +97,17 @@ def text_table(comparison: Comparison) -> str:
     lines += [f"note: {lane.name}: {lane.note}" for lane in comparison.lanes if lane.note]
     lines += [f"WARNING: {lane.name}: {text}" for lane in comparison.lanes for text in lane.warnings]
     return "\n".join(lines)
+
+
+def aligned(heads: list[str], body: list[list[str]]) -> list[str]:
+    """Return the lines of a table, its first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
+    return [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [heads, ["-" * w for w in widths], *body]
+    ]
 
 
 def ignored_text(comparison: Comparison) -> list[str]:
@@ -133,15 +138,16 @@ def html_report(comparison: Comparison) -> str:
 {_warnings(comparison)}
 {_table(comparison)}
 {sections}
-<h2>What the numbers mean</h2><ul>{_items([*NUMBERS.values(), *(DEFINITIONS[m] for m in s["metrics"])])}
-{_items(f"{m}: not available: {why}" for m, why in comparison.unavailable.items())}
-{_items(ignored_text(comparison))}</ul>
-<h2>Where it was measured</h2>{_facts(comparison)}
+<h2>What the numbers mean</h2><ul>{items([*NUMBERS.values(), *(DEFINITIONS[m] for m in s["metrics"])])}
+{items(f"{m}: not available: {why}" for m, why in comparison.unavailable.items())}
+{items(ignored_text(comparison))}</ul>
+<h2>Where it was measured</h2>{facts(comparison.environment, comparison.settings)}
 </main></body></html>
 """
 
 
-def _items(texts: Any) -> str:
+def items(texts: Iterable[str]) -> str:
+    """Return texts as items of an HTML list."""
     return "".join(f"<li>{escape(text)}</li>" for text in texts)
 
 
@@ -151,7 +157,7 @@ def _warnings(comparison: Comparison) -> str:
         for lane in comparison.lanes
         for text in [*lane.warnings, *([lane.note] if lane.note else [])]
     ]
-    return f'<ul class="warn">{_items(said)}</ul>' if said else ""
+    return f'<ul class="warn">{items(said)}</ul>' if said else ""
 
 
 def _table(comparison: Comparison) -> str:
@@ -207,10 +213,11 @@ def _strip(lane: Lane) -> str:
     return f'<div class="legend">{legend}</div><div class="strip">{cells}</div>{regions_html(lane.steps)}'
 
 
-def _facts(comparison: Comparison) -> str:
-    facts = {**comparison.environment["hardware"], **comparison.environment["versions"]}
-    facts |= {k: v for k, v in comparison.environment["pipeline"].items() if k != "system"}
-    facts |= comparison.environment["pipeline"]["system"]
-    facts |= {"prompts": len(comparison.settings["prompts"]), "seeds": comparison.settings["seeds"]}
-    rows_ = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
+def facts(environment: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return hardware, versions, pipeline, switches and seeds as an HTML table."""
+    shown = {**environment["hardware"], **environment["versions"]}
+    shown |= {k: v for k, v in environment["pipeline"].items() if k != "system"}
+    shown |= environment["pipeline"]["system"]
+    shown |= {"prompts": len(settings["prompts"]), "seeds": settings["seeds"]}
+    rows_ = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in shown.items())
     return f'<div class="wide"><table class="facts">{rows_}</table></div>'

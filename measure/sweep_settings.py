@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..pipelines import InputError, KnobError, known_model
+from ..pipelines import InputError, KnobError, known_model, model_name
 from ..presets import Recipe, presets
 from .grammar import expand
 from .inputs import check_inputs

@@ -1,0 +1,76 @@
+"""Arguments that several commands share: the model, its switches, prompts, sizes, and how a result is shown."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def takes_model(parser: argparse.ArgumentParser) -> None:
+    """Take a model, and how to load it."""
+    parser.add_argument("model", help="a pocket model, a hub id, or a local folder")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", help="float32, float16, bfloat16 (default: float32 on a CPU, bfloat16 elsewhere)")
+    parser.add_argument("--memory", help="all-on-device, model-offload, group-offload, sequential-offload")
+    parser.add_argument("--attention", help="default, native, xformers, flash, sage")
+    parser.add_argument("--quantisation", help="none, fp8-storage, int8, nf4")
+    parser.add_argument("--compile-blocks", action="store_true", default=None, help="torch.compile repeated blocks")
+    parser.add_argument("--tiny-autoencoder", action="store_true", default=None, help="decode with a distilled one")
+
+
+def show(arguments: argparse.Namespace, data: Any, text: str) -> None:
+    """Print a result: JSON for programs, text for people."""
+    sys.stdout.write((json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else text) + "\n")
+
+
+def load_model(arguments: argparse.Namespace) -> Any:
+    """Load the model with the switches that were given."""
+    from .pipelines import load
+
+    return load(arguments.model, **switches_of(arguments))
+
+
+def switches_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments for ``load`` that were given."""
+    names = ("device", "dtype", "memory", "attention", "quantisation", "compile_blocks", "tiny_autoencoder")
+    return {name: value for name in ("revision", *names) if (value := getattr(arguments, name)) is not None}
+
+
+def prompts_of(arguments: argparse.Namespace, model: Any) -> list[str]:
+    """Return the prompts that were given, or some of the model's own."""
+    from .pipelines.errors import InputError
+
+    prompts = list(arguments.prompt or [])
+    if arguments.prompts_file:
+        try:
+            text = Path(arguments.prompts_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the prompts file {arguments.prompts_file} cannot be read: {error}") from error
+        prompts += [line.strip() for line in text.splitlines() if line.strip()]
+        if not prompts:
+            raise InputError(f"the prompts file {arguments.prompts_file} is empty; write one prompt a line")
+    if prompts:
+        return prompts
+    if model and model.prompts:
+        return list(model.prompts[:2])
+    raise InputError("there is no prompt; give --prompt or --prompts-file")
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Read WIDTHxHEIGHT, or one number for both."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    return whole("--size", width), whole("--size", height or width)
+
+
+def whole(name: str, text: str) -> int:
+    """Read a whole number."""
+    from .pipelines.errors import InputError
+
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} is {text!r}, not a whole number (write several as 0,1,2)") from None
