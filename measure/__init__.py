@@ -12,6 +12,7 @@ from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
+from .static_explorer import static_explorer
 from .sweep import Progress, sweep
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "psnr",
     "record",
     "ssim",
+    "static_explorer",
     "strip_kind",
     "sweep",
     "text_table",

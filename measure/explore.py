@@ -1,4 +1,4 @@
-"""A sweep or a comparison as the explorer shows it: plain data, for the page of the app and for the static one alike."""
+"""A sweep or a comparison as the explorer shows it: plain data, for the app's page and for the static one alike."""
 
 import math
 import statistics

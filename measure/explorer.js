@@ -97,7 +97,7 @@ function span(values) {
 }
 function layout(points) {
   const width = Math.max(280, at("plot").clientWidth), narrow = width < 520;
-  const height = Math.round(Math.min(460, Math.max(300, width * 0.58)));
+  const height = Math.round(Math.min(540, Math.max(300, width * 0.78)));
   const finite = points.map(value).filter(Number.isFinite), band = points.some((p) => value(p) === Infinity);
   const box = { width, height, narrow, left: 46, right: width - 12, top: band ? 46 : 22, bottom: height - 44 };
   const xs = span(points.map(across)), ys = span(finite.length ? finite : [0, 1]);
@@ -162,7 +162,7 @@ function labels(points, front, box) {           // names where there is room; th
   const wanted = points.filter((p) => p.id === now.picked);
   const rest = points.filter((p) => p.id !== now.picked && (p.role === "baseline" || (!box.narrow && (front.includes(p) || isControl(p)))));
   for (const p of [...wanted, ...rest]) {
-    const name = p.name.length > 30 ? p.name.slice(0, 29) + "…" : p.name, wide = name.length * 6.1 + 4;
+    const name = p.name.length > 40 ? p.name.slice(0, 39) + "…" : p.name, wide = name.length * 6.1 + 4;
     const x = box.x(across(p)), y = box.y(value(p));
     const spots = [[x + 11, y - 7, "start", x + 11, y + 4], [x - 11 - wide, y - 7, "end", x - 11, y + 4],
       [x - wide / 2, y - 27, "middle", x, y - 15], [x - wide / 2, y + 12, "middle", x, y + 24]];
@@ -413,9 +413,9 @@ function first() {                             // what is picked before anybody 
   const variants = stepped().filter((p) => p.role === "variant" && placed(p)), values = variants.map((p) => better(value(p))).filter(Number.isFinite).sort((a, b) => a - b);
   if (!values.length) { const any = stepped().filter(placed)[0] || stepped()[0]; now.picked = any ? any.id : null; return; }
   const middle = better(values[Math.floor(values.length / 2)]), floor = now.metric === "psnr" && values[values.length - 1] >= 30 ? 30 : middle;
-  now.wish = { kind: "good", at: floor };
-  const found = answer(now.wish) || variants[0];
-  now.picked = found.id;
+  now.wish = null;
+  const fits = variants.filter((p) => better(value(p)) >= better(floor)).sort((a, b) => cost(a) - cost(b));
+  now.picked = (fits[0] || variants[0]).id;
 }
 function show(v) {
   const same = data && now.run !== undefined && now.run === v.run;
@@ -454,6 +454,7 @@ function update() {
   }
   if (v.kind === "progress") return news(v);
   tell(v.said);
+  if (v.progress && !v.points.length && window.innerWidth < 760) root.scrollIntoView({ behavior: "smooth" });
   if (v.points.length) show(v); else root.dataset.mode = data ? "waiting" : "empty";
   head(v, v.badge);
 }

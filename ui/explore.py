@@ -1,6 +1,5 @@
 """The Explore page: which setting is the best, as a chart of everything that was measured."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,28 +8,24 @@ import gradio as gr
 
 from . import work
 from .page import PRIVATE, friendly
+from .recommend import recorded
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 from .sweeping import DEFAULT, SweepJob, SweepSettings
 from .uploads import explored
 
 HERE = Path(__file__).parent
-RECORDED = HERE.parent / "assets" / "recorded" / "explore" / "page.json"
 FIRST_PROMPT = "a fox above a mushroom on a striped teal background"
 SWEEPS: dict[str, Any] = {"concurrency_id": "sweep", "concurrency_limit": 4}  # they wait in turn for the model
 
 
 def explore_page(demo: gr.Blocks) -> None:
     """Lay out the page and wire it."""
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
     with gr.Row(elem_classes="dh-page"):
-        with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"):
-            fields, go, stop = _fields()
-            upload = gr.UploadButton(
-                "Load a result file", type="binary", file_types=[".jsonl", ".json", ".zip"], elem_id="explore-load"
-            )
-            gr.Markdown("A `sweep.jsonl`, a `result.json`, or their folder as a zip. Nothing is kept.")
+        with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"), gr.Column(elem_classes="dh-how"):
+            fields, go, stop = _fields()  # on a phone below the chart, which is there already
+            upload = _upload()
         with gr.Column(min_width=280, elem_classes="dh-main"):
-            explorer = _explorer(recorded)
+            explorer = _explorer(recorded())
     shown = [explorer, go, stop]
     run = go.click(_run, fields, shown, validator=_complaints, **SWEEPS, **PRIVATE)
     stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
@@ -70,6 +65,14 @@ def _fields() -> tuple[list[Any], gr.Button, gr.Button]:
             ),
         ]
     return [recipes, prompts, *rest], go, stop
+
+
+def _upload() -> gr.UploadButton:
+    """Lay out how to look at a result of one's own; it comes as bytes, so that no path is ever opened."""
+    kinds = [".jsonl", ".json", ".zip"]
+    button = gr.UploadButton("Load a result file", type="binary", file_types=kinds, elem_id="explore-load")
+    gr.Markdown("A `sweep.jsonl`, a `result.json`, or their folder as a zip, up to 8 MB. Nothing is kept.")
+    return button
 
 
 def _explorer(value: Any) -> gr.HTML:

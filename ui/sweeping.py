@@ -181,8 +181,8 @@ class SweepJob(Work):
         from deadheat.measure.plan import heats, plan
         from deadheat.measure.sweep_settings import sweep_settings
 
-        rest = {"negative": None, "size": None, "metrics": [], "control": None}
-        settings = sweep_settings(pipe, **self.settings.arguments(), **rest)
+        given = self.settings.arguments()
+        settings = sweep_settings(pipe, **given, negative=None, size=None, metrics=[], control=None)
         cells, rounds = plan(settings), settings["repeats"]
         steps = [int(c.recipe.partition("steps=")[2]) if c.role == "control" else c.steps for c in cells]
         more = sum(1 for _ in heats(cells, ())) - len(settings["prompts"])
