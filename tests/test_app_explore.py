@@ -267,9 +267,9 @@ def picked(page: "Page") -> str:
 
 
 def load(page: "Page", name: str, raw: bytes) -> None:
-    page.set_input_files(
-        "#explore-load input[type=file], input#explore-load", {"name": name, "mimeType": "x", "buffer": raw}
-    )
+    with page.expect_file_chooser() as chooser:
+        page.click("#explore-load")
+    chooser.value.set_files({"name": name, "mimeType": "application/octet-stream", "buffer": raw})
 
 
 def test_a_recorded_sweep_stands_there_before_the_first(page: "Page"):
