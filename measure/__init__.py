@@ -1,7 +1,7 @@
 """How much was gained, and how much was lost."""
 
 from .calibrate import best_path, calibrate, gap_costs
-from .cells import Point, Sweep, SweepCell, is_sweep
+from .cells import Sweep, is_sweep
 from .chart import Spot, chart
 from .compare import Event, Watch, compare
 from .environment import environment, hardware
@@ -10,6 +10,7 @@ from .grammar import expand, numbers
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
+from .points import Point, SweepCell
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
 from .static_explorer import static_explorer

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..accelerators import attached, check
 from ..pipelines import Cancelled, DeadheatError, Report, UnsupportedError, call_arguments, pictures, twin
 from ..presets import Recipe
-from .cells import SweepCell
 from .environment import hardware
 from .plan import PLAIN, Heat, Planned
+from .points import SweepCell
 from .result import to_image
 from .score import Scorer
 from .timing import after_each_step, synchronise
@@ -157,7 +157,7 @@ class Bench:
         if plain is not None and good:
             prompts = [lane.planned.prompt for lane in good if lane.planned is not None]
             found = [lane.picture for lane in good if lane.picture is not None]
-            scores = self.scorer(prompts, found, [plain.picture] * len(good))  # type: ignore[list-item]
+            scores = self.scorer(prompts, found, [plain.picture] * len(good))
         by_lane = dict(zip(map(id, good), scores, strict=True))
         return [self._shot(lane, plain, by_lane.get(id(lane), {})) for lane in lanes if lane.planned is not None]
 

@@ -36,16 +36,16 @@ class _Frame:
     def __init__(self, spots: Sequence[Spot], height: int) -> None:
         xs = [x for spot in spots for x in (spot.x, *(spot.xs or ()))]
         ys = [y for spot in spots for y in (spot.y, *(spot.ys or ())) if math.isfinite(y)] or [0.0]
-        self.low_x, self.high_x, self.low_y, self.high_y = min(xs), max(xs), min(ys), max(ys)
+        (self.low_x, self.high_x), (self.low_y, self.high_y) = _ends(xs), _ends(ys)
         self.height = height
 
     def x(self, value: float) -> float:
-        return LEFT + (value - self.low_x) / ((self.high_x - self.low_x) or 1) * (EDGE - LEFT)
+        return LEFT + (value - self.low_x) / (self.high_x - self.low_x) * (EDGE - LEFT)
 
     def y(self, value: float) -> float:
         if math.isinf(value):
             return TOP - 8 if value > 0 else self.height - BOTTOM
-        up = (value - self.low_y) / ((self.high_y - self.low_y) or 1)
+        up = (value - self.low_y) / (self.high_y - self.low_y)
         return self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
 
     def axes(self) -> list[str]:
@@ -67,6 +67,13 @@ class _Frame:
         rows = [f'<path d="{way}" stroke="{colour}" opacity=".4"/>' for way in ways]
         said = f"<title>{escape(spot.said)}</title>" if spot.said else ""
         return [*rows, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}">{said}</circle>']
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Return where an axis begins and ends; equal values lie in its middle."""
+    low, high = min(values), max(values)
+    around = 0 if low < high else abs(low) / 10 or 1
+    return low - around, high + around
 
 
 def chart(series: Mapping[str, Sequence[Spot]], *, title: str, x: str, y: str) -> str:

@@ -11,9 +11,9 @@ import torch
 
 from ..pipelines import Cancelled, DeadheatError, UnsupportedError, load
 from .bench import Bench, Shot
-from .cells import SweepCell
 from .environment import environment
 from .plan import Heat
+from .points import SweepCell
 
 ATTEMPTS = 3  # a cell whose worker died so often is taken to be the reason
 PATIENCE = 0.2  # seconds between looks at the stop button
@@ -187,7 +187,7 @@ class Processes:
 
     def poll(self, seconds: float) -> Sequence[tuple[int, Outcome]]:
         slots = {line: slot for slot, line in self._lines.items()}
-        return [(slots[line], self._received(slots[line])) for line in connection.wait(list(slots), seconds)]  # type: ignore[index]
+        return [(slots[line], self._received(slots[line])) for line in connection.wait(list(slots), seconds)]
 
     def _received(self, slot: int) -> Outcome:
         self._busy.discard(slot)

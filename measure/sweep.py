@@ -11,9 +11,10 @@ import torch
 
 from ..pipelines import InputError, check_name
 from .bench import Shot
-from .cells import Sweep, SweepCell
+from .cells import Sweep
 from .crew import Hello, Job, Processes, Together, alone
 from .plan import Heat, heats, plan
+from .points import SweepCell
 from .sweep_file import SweepFile, check_same, check_same_ground
 from .sweep_settings import name_of, sweep_settings
 

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..pipelines import InputError
-from .cells import FILE, KIND, SCHEMA_VERSION, Sweep, SweepCell, parse_line, whole_lines
+from .cells import FILE, KIND, SCHEMA_VERSION, Sweep, parse_line, whole_lines
+from .points import SweepCell
 
 LOCK = "sweep.lock"
 OTHER_OUT = "give another --out"

@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from ..pipelines import ignored_words
-from .cells import Point, Sweep, SweepCell
+from .cells import Sweep
 from .chart import Spot, chart
 from .metrics import DEFINITIONS
+from .points import Point, SweepCell
 from .report import STYLE, aligned, facts, items, score_text
 
 MOST_ROWS, MOST_COLUMNS, LARGEST = 60, 4, 256  # of the grid of pictures, and of a picture in it, in pixels
@@ -41,8 +42,8 @@ def sweep_table(sweep: Sweep) -> str:
               f"interleaved rounds each; {'; '.join(_machines(sweep))}"]  # fmt: skip
     lines += [f"{metric}: not available: {why}" for metric, why in sweep.unavailable.items()]
     points = sweep.points(sweep.settings["metrics"][0])
-    lines += [f"FAILED: {sweep.title(p.recipe)}: {error}" for p in points for error in p.errors]
-    lines += [f"WARNING: {sweep.title(p.recipe)}: {text}" for p in points for text in p.warnings]
+    lines += [f"FAILED: {text}" for text in _grouped(sweep, points, "errors")]
+    lines += [f"WARNING: {text}" for text in _grouped(sweep, points, "warnings")]
     return "\n".join(lines)
 
 
@@ -87,6 +88,18 @@ def _rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     return heads, made
 
 
+def _grouped(sweep: Sweep, points: list[Point], what: str) -> list[str]:
+    """Return each sentence once, with the recipes that it is about."""
+    found: dict[str, list[str]] = {}
+    for p in points:
+        for sentence in getattr(p, what):
+            found.setdefault(sentence, []).append(_name(sweep, p))
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {sentence}"
+        for sentence, names in found.items()
+    ]
+
+
 def _name(sweep: Sweep, p: Point) -> str:
     if p.role == "baseline":
         return "baseline"
@@ -110,10 +123,9 @@ def _said(sweep: Sweep) -> str:
     texts += [f"{sweep.model} does not know, and ignores: {', '.join(words)}"] if words else []
     if len(_machines(sweep)) > 1 or any("workers" in machine for machine in _machines(sweep)):
         texts.append("cells ran beside each other or on several machines: compare speed-ups rather than seconds")
-    for p in sweep.points(sweep.settings["metrics"][0]):
-        name = f"{_name(sweep, p)}, {p.steps} steps"
-        texts += [f"{name}: {p.failed} cells failed: {error}" for error in p.errors]
-        texts += [f"{name}: {text}" for text in p.warnings]
+    points = sweep.points(sweep.settings["metrics"][0])
+    texts += [f"failed: {text}" for text in _grouped(sweep, points, "errors")]
+    texts += _grouped(sweep, points, "warnings")
     return f'<ul class="warn">{items(texts)}</ul>' if texts else ""
 
 
