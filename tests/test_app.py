@@ -236,9 +236,11 @@ def client(url: str) -> Any:
     return Client(url, verbose=False)
 
 
-def test_the_endpoints_are_these_three(client: Any):
+def test_the_endpoints_are_these(client: Any):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
         "/compare",
+        "/sweep",
+        "/recommend",
         "/list_models",
         "/list_accelerators",
     }

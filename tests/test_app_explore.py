@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
-HOUR = 90_000  # milliseconds that a loaded machine may take
+HOUR = 300_000  # milliseconds that a loaded machine may take
 PROMPTS = ["a fox above a mushroom", "a <img src=x onerror='window.hacked=1'> panda"]
 LANES = {  # recipe -> role, seconds, PSNR
     "plain": ("baseline", 2.0, None),

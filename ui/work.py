@@ -11,6 +11,7 @@ from typing import Any
 
 LONELY = 60.0  # seconds without anybody asking for news, after which work is given up
 _ONE_AT_A_TIME = threading.Lock()
+_ONE_LOADS = threading.Lock()  # transformers builds models on no device at all meanwhile, in every thread
 _LOADED: dict[str, Any] = {}
 _WORK: dict[str, "Work"] = {}
 _NUMBERS = itertools.count(1)
@@ -26,10 +27,11 @@ def model(name: str) -> Any:
     """
     from deadheat import load
 
-    if name not in _LOADED:
-        _LOADED.clear()
-        _LOADED[name] = load(name)
-    return _LOADED[name]
+    with _ONE_LOADS:
+        if name not in _LOADED:
+            _LOADED.clear()
+            _LOADED[name] = load(name)
+        return _LOADED[name]
 
 
 def warm_up() -> None:
