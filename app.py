@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-from deadheat.ui import api, explore, page
+from deadheat.ui import api, edit_api, edit_page, explore, page
 
 HERE = Path(page.__file__).parent
 THEME = gr.themes.Soft(
@@ -37,21 +37,20 @@ THEME = gr.themes.Soft(
     input_border_color_dark="*neutral_600",
     input_shadow="none",
 )
-PAGES = {
-    "Compare": page.compare_page,
-    "Explore": explore.explore_page,
-}
 
 
 def build() -> gr.Blocks:
     """Return the app, not yet started."""
     with gr.Blocks(title="Deadheat", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as blocks:
-        page.head()
-        with gr.Tabs(elem_id="pages"):
-            for title, lay_out in PAGES.items():
-                with gr.Tab(title, id=title.lower()):
-                    lay_out(blocks)
+        with gr.Tabs(elem_classes="dh-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                page.compare_page(blocks)
+            with gr.Tab("Edit", id="edit") as edit:
+                edit_page.edit_page(edit)
+            with gr.Tab("Explore", id="explore"):
+                explore.explore_page()
         api.endpoints()
+        edit_api.endpoint()
     blocks.queue(max_size=20, default_concurrency_limit=4)
     return blocks
 

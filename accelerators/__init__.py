@@ -3,12 +3,14 @@
 from ..pipelines import KnobError, nearest
 from .ab_cache import ABCache
 from .adaptive_guidance import AdaptiveGuidance
+from .background_shield import BackgroundShield
 from .base import Accelerator, Session, attached, check
 from .bottleneck import Bottleneck
 from .clockwork import Clockwork
 from .db_cache import DBCache
 from .deep_cache import DeepCache
 from .easy_cache import EasyCache
+from .edited_region import region_text
 from .encoder_propagation import EncoderPropagation
 from .faster_cache import FasterCache
 from .fewer_steps import FewerSteps
@@ -26,6 +28,7 @@ from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .region_adaptive import RegionAdaptive
 from .sada import SADA
 from .sea_cache import SeaCache
+from .sparse_cross_attention import SparseCrossAttention
 from .t_gate import TGate
 from .taylor_seer import TaylorSeer
 from .teacache import TeaCache
@@ -61,6 +64,8 @@ ACCELERATORS: dict[str, type[Accelerator]] = _ByName(
             FirstBlockCache,
             TokenCarving,
             TokenMerging,
+            BackgroundShield,
+            SparseCrossAttention,
             DBCache,
             SeaCache,
             Clockwork,
@@ -85,6 +90,7 @@ __all__ = [
     "ABCache",
     "Accelerator",
     "AdaptiveGuidance",
+    "BackgroundShield",
     "Bottleneck",
     "Clockwork",
     "DBCache",
@@ -107,6 +113,7 @@ __all__ = [
     "RegionAdaptive",
     "SeaCache",
     "Session",
+    "SparseCrossAttention",
     "TGate",
     "TaylorSeer",
     "TeaCache",
@@ -116,4 +123,5 @@ __all__ = [
     "check",
     "knobs",
     "read",
+    "region_text",
 ]

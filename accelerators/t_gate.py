@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..pipelines import Call, Link, Stage, around_modules, denoisers
+from ..pipelines import Call, Link, Stage, around_modules, crosses, denoisers
 from ..pipelines.places import AroundModule, Inner
 from .guidance import Planned
 from .knobs import knob
-from .module_cache import last_name
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class TGate(Planned):
     title: ClassVar[str] = "T-GATE"
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2404.02747"
     neutral: ClassVar[dict[str, Any]] = {"gate": 1.0}
+    excludes: ClassVar[frozenset[str]] = frozenset({"text tokens in attention"})  # it keeps what is whole
 
     gate: float = knob(0.4, "part of the run that reads the prompt", low=0.0, high=1.0, unit="of the run")
 
@@ -49,8 +49,8 @@ class TGate(Planned):
 
     @classmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        """Tell whether a module is cross attention; SD3 has a second self attention under the same name."""
-        return last_name(name) == "attn2" and getattr(module, "is_cross_attention", True)
+        """Tell whether a module is cross attention."""
+        return crosses(name, module)
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accelerators import ACCELERATORS
-    from .measure import Comparison, Sweep, compare, sweep
+    from .measure import Comparison, Edit, EditSession, Sweep, compare, edit, sweep
     from .pipelines import (
         DeadheatError,
         IncompatibleError,
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 _HOME = {
     "ACCELERATORS": "accelerators",
     "Comparison": "measure",
+    "Edit": "measure",
+    "EditSession": "measure",
     "Sweep": "measure",
     "compare": "measure",
+    "edit": "measure",
     "sweep": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
@@ -49,6 +52,8 @@ __all__ = [
     "ACCELERATORS",
     "Comparison",
     "DeadheatError",
+    "Edit",
+    "EditSession",
     "IncompatibleError",
     "InputError",
     "KnobError",
@@ -59,6 +64,7 @@ __all__ = [
     "UnsupportedError",
     "accelerate",
     "compare",
+    "edit",
     "load",
     "sweep",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, edit_command
 from ._arguments import load_model as _load
 from ._arguments import prompts_of as _prompts
 from ._arguments import show as _show
@@ -343,6 +343,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
     "sweep": (sweep_command, takes_sweep, "measure many recipes, prompts, seeds and steps; goes on where it stopped"),
+    "edit": edit_command.command(_takes_model, _load, _show),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
     "report": (_report, _takes_result, "show a saved comparison or sweep again"),
     "app": (_app, _takes_port, "open the app in the browser"),

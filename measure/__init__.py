@@ -4,12 +4,17 @@ from .calibrate import best_path, calibrate, gap_costs
 from .cells import Sweep, is_sweep
 from .chart import Spot, chart
 from .compare import Event, Watch, compare
+from .edit import EditEvent, EditSession, edit
+from .edit_inputs import MODES, check_edit, read_mask, usual_size
+from .edit_result import Cover, Edit, EditComparison
 from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
 from .grammar import expand, numbers
 from .inputs import check_inputs
 from .magnitudes import calibrate_magnitudes, magnitude_ratios
 from .metrics import DEFINITIONS, METRICS, difference, psnr, ssim
+from .picture_files import MOST_BYTES, decode_picture, mask_picture, open_picture
+from .picture_files import fitted as fitted_picture
 from .points import Point, SweepCell
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
@@ -19,9 +24,16 @@ from .sweep import Progress, sweep
 __all__ = [
     "DEFINITIONS",
     "METRICS",
+    "MODES",
+    "MOST_BYTES",
     "SCHEMA",
     "Cell",
     "Comparison",
+    "Cover",
+    "Edit",
+    "EditComparison",
+    "EditEvent",
+    "EditSession",
     "Event",
     "Lane",
     "Point",
@@ -35,20 +47,27 @@ __all__ = [
     "calibrate",
     "calibrate_magnitudes",
     "chart",
+    "check_edit",
     "check_inputs",
     "compare",
+    "decode_picture",
     "difference",
+    "edit",
     "environment",
     "expand",
     "fit_cache",
     "fitted",
+    "fitted_picture",
     "gap_costs",
     "hardware",
     "html_report",
     "is_sweep",
     "magnitude_ratios",
+    "mask_picture",
     "numbers",
+    "open_picture",
     "psnr",
+    "read_mask",
     "record",
     "ssim",
     "static_explorer",
@@ -56,5 +75,6 @@ __all__ = [
     "sweep",
     "text_table",
     "to_image",
+    "usual_size",
     "writable",
 ]

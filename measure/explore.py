@@ -9,9 +9,10 @@ from typing import Any
 from ..accelerators import ACCELERATORS
 from ..pipelines import DeadheatError
 from ..presets import Recipe
-from .cells import Point, Sweep, SweepCell
+from .cells import Sweep
 from .metrics import DEFINITIONS, LESS_IS_BETTER
 from .plan import PLAIN
+from .points import Point, SweepCell
 from .snippet import snippet
 
 PLAIN_FAMILY, MIXED, UNKNOWN = "no accelerator", "combined", "other"

@@ -9,7 +9,9 @@ from .attention import (
     unseen_modules,
 )
 from .block_stack import Onlooker, around_stack
+from .boxes import Box, Sides, boxes_around
 from .calling import call_arguments, pictures, preview
+from .codec import Codec, Decoded
 from .errors import (
     Cancelled,
     DeadheatError,
@@ -31,34 +33,53 @@ from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
 from .pocket import ASSETS, POCKET, Model, ignored_words, known_model, models
+from .prompts import Prompts, hearing_prompts, unread_prompts
+from .recording import DTYPES, Trace, UNetRecording
 from .resolution import Change, Resize, around_resolution, fixed_size
 from .rows import Rows
 from .run import Action, Report, Run, Step, packed, tensor_bytes, unpacked
 from .solver import Level, Walk, around_steps, levels, unsolved
+from .some_tokens import (
+    Recorded,
+    SomeTokens,
+    around_cross_attention,
+    around_some_tokens,
+    crosses,
+    no_crossing,
+    on_device,
+    whole_modules,
+)
 from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
 from .system import CHOICES, System, best_device
 from .text_attention import around_text_attention
 from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
+from .token_recording import TokenRecording, TokenTrace
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
+from .windows import Frame, Notes, Windows, unwindowed
 
 __all__ = [
     "ASSETS",
     "CHOICES",
+    "DTYPES",
     "FAMILIES",
     "MOST_NOISE",
     "PAIR",
     "POCKET",
     "Action",
     "Around",
+    "Box",
     "Bypass",
     "Call",
     "Cancelled",
     "Change",
+    "Codec",
     "DeadheatError",
+    "Decoded",
     "Family",
+    "Frame",
     "Grid",
     "ImageTokens",
     "IncompatibleError",
@@ -71,8 +92,11 @@ __all__ = [
     "LoadError",
     "Model",
     "Network",
+    "Notes",
     "Onlooker",
     "PresetError",
+    "Prompts",
+    "Recorded",
     "Report",
     "Resize",
     "Rows",
@@ -80,33 +104,44 @@ __all__ = [
     "RunTokens",
     "Selector",
     "SelfAttention",
+    "Sides",
     "Size",
     "SolverStep",
+    "SomeTokens",
     "Stack",
     "Stage",
     "Step",
     "System",
+    "TokenRecording",
+    "TokenTrace",
+    "Trace",
+    "UNetRecording",
     "UnsupportedError",
     "Walk",
+    "Windows",
     "area",
     "around_attention",
     "around_control",
+    "around_cross_attention",
     "around_deep_layers",
     "around_encoder",
     "around_image_tokens",
     "around_low_resolution",
     "around_modules",
     "around_resolution",
+    "around_some_tokens",
     "around_stack",
     "around_steps",
     "around_text_attention",
     "around_token_modules",
     "around_tokens",
     "best_device",
+    "boxes_around",
     "call_arguments",
     "calls_a_step",
     "check_name",
     "clean",
+    "crosses",
     "denoisers",
     "describe",
     "exchanged",
@@ -115,6 +150,7 @@ __all__ = [
     "fixed_size",
     "flows",
     "for_task",
+    "hearing_prompts",
     "ignored_words",
     "known_model",
     "levels",
@@ -123,7 +159,9 @@ __all__ = [
     "model_name",
     "models",
     "nearest",
+    "no_crossing",
     "noise_to_signal",
+    "on_device",
     "on_frames",
     "on_grid",
     "on_tokens",
@@ -142,9 +180,12 @@ __all__ = [
     "twin",
     "unlike_unet",
     "unpacked",
+    "unread_prompts",
     "unseen_attention",
     "unseen_modules",
     "unsolved",
+    "unwindowed",
     "usual_tokens",
+    "whole_modules",
     "why_whole",
 ]

@@ -39,6 +39,7 @@ SelectorStart = Callable[[Link], Selector]
 
 
 Held = dict[Any, dict[str, Any]]
+Memory = Callable[[Call], Held]
 
 
 @dataclass(eq=False)
@@ -74,10 +75,11 @@ def _compiled(network: nn.Module) -> bool:
 
 
 @contextmanager
-def around_tokens(stage: Stage, start: SelectorStart) -> Iterator[None]:
+def around_tokens(stage: Stage, start: SelectorStart, memory: Memory | None = None) -> Iterator[None]:
     """Let a ``Selector`` choose at every call which image tokens run; one selector and one memory a run.
 
-    What is held is apart for each guidance branch, and of use only if it was written at the step before.
+    What is held is apart for each guidance branch, and of use only if it was written at the step before. With a
+    *memory* of one's own, that is asked at every call for what is held.
 
     Raises:
         UnsupportedError: the pipeline can only run on all its tokens.
@@ -87,7 +89,7 @@ def around_tokens(stage: Stage, start: SelectorStart) -> Iterator[None]:
     with ExitStack() as stack:
         for network in stage.denoisers.values():
             now = _Now()
-            stack.enter_context(stage.around_denoiser(_beginning(now, start)))
+            stack.enter_context(stage.around_denoiser(_beginning(now, start, memory)))
             for row in stage.family.stacks:
                 for nth, block in enumerate(getattr(network, row.blocks)):
                     stack.enter_context(patched(block, call_point(block), _block(stage, now, network, row, block)))
@@ -100,13 +102,13 @@ def around_tokens(stage: Stage, start: SelectorStart) -> Iterator[None]:
         yield
 
 
-def _beginning(now: _Now, start: SelectorStart) -> Callable[[Link], Around]:
+def _beginning(now: _Now, start: SelectorStart, memory: Memory | None) -> Callable[[Link], Around]:
     def begin(link: Link) -> Around:
         selector, held = start(link), Held()
         link.run.holds(held)
 
         def around(call: Call, network: Network) -> Tensor:
-            now.selector, now.held = selector, held
+            now.selector, now.held = selector, held if memory is None else memory(call)
             try:
                 return network(call)
             finally:

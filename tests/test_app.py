@@ -241,6 +241,7 @@ def test_the_endpoints_are_these(client: Any):
         "/compare",
         "/sweep",
         "/recommend",
+        "/edit",
         "/list_models",
         "/list_accelerators",
     }

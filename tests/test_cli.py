@@ -42,7 +42,9 @@ def test_doctor(capsys):
     code, out, _ = run(capsys, "doctor", "pocket-dit", "--steps", "6", "--json")
     data = json.loads(out)
     refused = {name: row["why_not"] for name, row in data["accelerators"].items() if not row["works"]}
-    assert code == 0 and set(refused) - {"db-cache"} == {"clockwork", "deepcache", "encoder-propagation", "t-gate"}
+    assert code == 0 and set(refused) - {"db-cache"} == {
+        "background-shield", "clockwork", "deepcache", "encoder-propagation", "sparse-cross-attention", "t-gate"
+    }  # fmt: skip
     assert "not the one UNet" in refused["clockwork"]
     assert "little to skip" in data["accelerators"]["ab-cache"]["cautions"][0]
     assert "CUDA" in data["switches"]["attention=flash"] or "not installed" in data["switches"]["attention=flash"]

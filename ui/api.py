@@ -89,7 +89,7 @@ def sweep(  # noqa: PLR0917 - each is an argument of the endpoint
     Returns:
         The sweep: its settings, environment, the points by metric (seconds, speed-up, mean and worst), and all cells.
     """
-    job = SweepJob(explore.checked(SweepSettings(recipes, prompts, model, steps, guidance, seed, repeats)))
+    job = SweepJob(checked(SweepSettings(recipes, prompts, model, steps, guidance, seed, repeats)))
     for _ in job.news():
         pass
     if job.error is not None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from .jobs import model
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
-from .work import model
 
 NONE = "none"
 OWN = "own mix"

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from . import work
-from .page import PRIVATE, friendly
+from . import jobs
+from .page import PRIVATE, checked, friendly
 from .recommend import recorded
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 from .sweeping import DEFAULT, SweepJob, SweepSettings
@@ -15,11 +15,13 @@ from .uploads import explored
 
 HERE = Path(__file__).parent
 FIRST_PROMPT = "a fox above a mushroom on a striped teal background"
+INTRO = "Every point is a setting that was measured: how long a picture takes, and what that costs in quality."
 SWEEPS: dict[str, Any] = {"concurrency_id": "sweep", "concurrency_limit": 4}  # they wait in turn for the model
 
 
-def explore_page(demo: gr.Blocks) -> None:
+def explore_page() -> None:
     """Lay out the page and wire it."""
+    gr.HTML(f"<h1>Find the best setting</h1><p>{INTRO}</p>", elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
         with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"), gr.Column(elem_classes="dh-how"):
             fields, go, stop = _fields()  # on a phone below the chart, which is there already
@@ -87,8 +89,8 @@ def _explorer(value: Any) -> gr.HTML:
 def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Run a sweep and tell the page how it goes."""
     owner = f"{request.session_hash}/explore"
-    job = SweepJob(checked(SweepSettings(*values)))
-    work.start(job, owner)
+    asked = checked(SweepSettings(*values))
+    job = jobs.begin(owner, lambda: SweepJob(asked))
     buttons = (gr.update(interactive=False, value="Measuring …"), gr.update(interactive=True))
     try:
         for news in job.news():
@@ -99,18 +101,8 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield (_ended(job, friendly(error)), *_at_rest())
         return
     finally:
-        work.forget(owner, job)
+        jobs.forget(owner, job)
     yield (page, *_at_rest())
-
-
-def checked(settings: SweepSettings) -> SweepSettings:
-    """Return the settings, or raise the error that clients of the page see."""
-    from deadheat import DeadheatError
-
-    try:
-        return settings.checked()
-    except DeadheatError as error:
-        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _ended(job: SweepJob, said: str) -> dict[str, Any]:
@@ -122,7 +114,7 @@ def _at_rest() -> tuple[Any, Any]:
 
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
-    run = work.stop(f"{request.session_hash}/explore")
+    run = jobs.stop(f"{request.session_hash}/explore")
     said = {"said": "Stopped. What was measured until then stays.", "early": "Stopped before a cell was finished."}
     return ({"kind": "stopped", **said, "run": run, "badge": "stopped"}, *_at_rest())
 

@@ -1,29 +1,90 @@
-"""A comparison as work for a visitor."""
+"""A comparison in a thread of its own: one at a time, watched step by step, stopped within a step."""
 
-from dataclasses import dataclass
-from typing import Any
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from .progress import Progress
 from .settings import Settings
 from .view import result_page
-from .work import Work, model, start
+
+LONELY = 60.0  # seconds without anybody asking for news, after which a run is given up
+_ONE_AT_A_TIME = threading.Lock()
+_ONE_LOADS = threading.Lock()  # while transformers builds a model, it builds those of all threads without weights
+_LOADED: dict[str, Any] = {}
+_JOBS: dict[str, "Job"] = {}
+_NUMBERS = itertools.count(1)
+AnyJob = TypeVar("AnyJob", bound="Job")
+
+log = logging.getLogger("deadheat.app")
+
+
+def model(name: str) -> Any:
+    """Return the pipeline of this name; only the one used last stays in memory.
+
+    Raises:
+        LoadError: there is no such model.
+    """
+    from deadheat import load
+
+    with _ONE_LOADS:
+        if name not in _LOADED:
+            _LOADED.clear()
+            _LOADED[name] = load(name)
+        return _LOADED[name]
+
+
+def warm_up(name: str = "pocket-dit") -> None:
+    """Load a pocket model, so that the first run need not."""
+    from deadheat import DeadheatError
+
+    with _ONE_AT_A_TIME:
+        try:
+            model(name)
+        except DeadheatError as error:
+            log.warning("the pocket model could not be loaded: %s", error)
 
 
 @dataclass(eq=False)
-class Job(Work):
+class Job:
     """One comparison under way.
 
     Attributes:
         settings: what is compared.
         previews: whether pictures are wanted while it runs.
+        number: tells this run from all others of this server.
+        cancelled: set it, and the run stops within one step.
+        result, error: one of them is there when the news have ended.
     """
 
     settings: Settings
     previews: bool = True
+    number: int = field(default_factory=lambda: next(_NUMBERS))
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    result: Any = None
+    error: Exception | None = None
+    _news: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
+    _asked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self.settings)
-        self.begin()
+        self.progress = self._plan()
+        threading.Thread(target=self._run, name="deadheat-run", daemon=True).start()
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """Yield what the page should show while the run lasts; stops the run if nobody listens any more."""
+        try:
+            yield self.progress.page("waiting for the model")
+            while (latest := self._latest()) is not None:
+                if latest:
+                    yield latest
+        finally:
+            self.cancelled.set()  # without effect on a run that has ended
 
     def page(self) -> dict[str, Any]:
         """Return the finished run for the page.
@@ -35,25 +96,92 @@ class Job(Work):
             raise self.error
         return result_page(self.result, self.settings, self.progress.pictures)
 
-    def waiting(self, said: str) -> dict[str, Any]:
-        return self.progress.page(said)
+    def _latest(self) -> dict[str, Any] | None:
+        """Wait a little for news and return the newest: {} if there is none yet, None when the run has ended."""
+        self._asked = time.monotonic()
+        try:
+            latest = self._news.get(timeout=0.25)
+            while latest is not None and not self._news.empty():
+                latest = self._news.get()
+        except queue.Empty:
+            return {}
+        return latest
 
-    def do(self) -> Any:
+    def _run(self) -> None:
+        try:
+            with _ONE_AT_A_TIME:
+                self._check()
+                self.result = self._work()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the page must hear of it
+            self.error = error
+        finally:
+            self._news.put(None)
+
+    def _plan(self) -> Any:
+        return Progress(self.settings)
+
+    def _work(self) -> Any:
         from deadheat import compare
 
-        self.tell(self.progress.page("loading the model"))
+        self._news.put(self.progress.page("loading the model"))
         pipe = model(self.settings.model)
-        self.check()
+        self._check()
         return compare(pipe, [self.settings.recipe], watch=self._watch, **self.settings.arguments())
 
     def _watch(self, event: Any) -> None:
-        self.check()
+        self._check()
         if event.phase != "timed" or event.step == 1:  # while the stopwatch runs, only the flag is looked at
-            self.tell(self.progress.after(event, self.previews))
+            self._news.put(self.progress.after(event, self.previews))
+
+    def _check(self) -> None:
+        from deadheat.pipelines import Cancelled
+
+        if self._stops():
+            raise Cancelled("stopped")
+
+    def _stops(self) -> bool:
+        return self.cancelled.is_set() or time.monotonic() - self._asked > LONELY
 
 
-def begin(settings: Settings, owner: str) -> Job:
+def start(settings: Settings, owner: str) -> Job:
     """Start a comparison for somebody; a run of theirs that is still going is stopped."""
-    job = Job(settings)
-    start(job, owner)
+    return begin(owner, lambda: Job(settings))
+
+
+def begin(owner: str, make: Callable[[], AnyJob]) -> AnyJob:
+    """Start a run of any kind for somebody; one of theirs that is still going is stopped."""
+    stop(owner)
+    job = _JOBS[owner] = make()
     return job
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have the model to oneself, when it is one's turn."""
+    with _ONE_AT_A_TIME:
+        yield
+
+
+@contextmanager
+def if_idle() -> Iterator[bool]:
+    """Have the model to oneself if nobody else has it; the block learns whether it is so, and does not wait."""
+    idle = _ONE_AT_A_TIME.acquire(blocking=False)
+    try:
+        yield idle
+    finally:
+        if idle:
+            _ONE_AT_A_TIME.release()
+
+
+def stop(owner: str) -> int | None:
+    """Stop the run of somebody and return its number; None if there is none."""
+    if (job := _JOBS.pop(owner, None)) is None:
+        return None
+    job.cancelled.set()
+    return job.number
+
+
+def forget(owner: str, job: Job) -> None:
+    """Forget a run that has ended."""
+    if _JOBS.get(owner) is job:
+        del _JOBS[owner]

@@ -5,11 +5,11 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import gradio as gr
 
-from . import jobs, work
+from . import jobs
 from .controls import Controls, controls, filled, waiting
 from .settings import Settings
 
@@ -21,14 +21,10 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 log = logging.getLogger("deadheat.app")
 
 
-def head() -> None:
-    """Lay out what stands above every page."""
-    gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
-
-
 def compare_page(demo: gr.Blocks) -> None:
     """Lay out the page and wire it."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
+    gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
         with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"):
             left = controls()
@@ -59,7 +55,7 @@ def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
 def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Run a comparison and tell the page how it goes."""
     owner = str(request.session_hash)
-    job = jobs.begin(checked(Settings(*values)), owner)
+    job = jobs.start(checked(Settings(*values)), owner)
     buttons = (gr.update(interactive=False, value="Running …"), gr.update(interactive=True))
     try:
         for news in job.news():
@@ -70,11 +66,20 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield (stopped(friendly(error), job.number), gr.skip(), *_at_rest())
         return
     finally:
-        work.forget(owner, job)
+        jobs.forget(owner, job)
     yield (page, page["snippet"], *_at_rest())
 
 
-def checked(settings: Settings) -> Settings:
+class Checkable(Protocol):
+    """What a user asked for, whatever page it was."""
+
+    def checked(self) -> Self: ...
+
+
+Asked = TypeVar("Asked", bound=Checkable)
+
+
+def checked(settings: Asked) -> Asked:
     """Return the settings, or raise the error that clients of the page see."""
     from deadheat import DeadheatError
 
@@ -105,7 +110,7 @@ def _at_rest() -> tuple[Any, Any]:
 
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
-    run = work.stop(str(request.session_hash))
+    run = jobs.stop(str(request.session_hash))
     return (stopped("stopped", run), gr.skip(), *_at_rest())
 
 
@@ -117,5 +122,5 @@ def _complaints(*values: Any) -> list[dict[str, Any]]:
 def _library() -> list[Any]:
     """Fill the lists that wait for the library, and load the model behind the first visitor's back."""
     lists = filled()
-    threading.Thread(target=work.warm_up, name="deadheat-warm-up", daemon=True).start()
+    threading.Thread(target=jobs.warm_up, name="deadheat-warm-up", daemon=True).start()
     return lists

@@ -8,9 +8,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from .jobs import Job, model
 from .pictures import data_url
 from .settings import PUBLIC, Settings
-from .work import Work, model
 
 MOST_CELLS = 24 if PUBLIC else 120
 MOST_LINES = 20  # of recipes, and of prompts
@@ -119,8 +119,16 @@ def _complaint(test: Callable[[], Any]) -> str:
     return ""
 
 
+class Bar:
+    """How far a sweep is that has not begun."""
+
+    def page(self, said: str) -> dict[str, Any]:
+        """Return what the page should show."""
+        return {"said": said, "part": 0.0}
+
+
 @dataclass(eq=False)
-class SweepJob(Work):
+class SweepJob(Job):
     """One sweep under way.
 
     Attributes:
@@ -129,7 +137,7 @@ class SweepJob(Work):
         cells: how many cells are finished.
     """
 
-    settings: SweepSettings
+    settings: SweepSettings  # type: ignore[assignment]
     shown: dict[str, Any] = field(default_factory=dict)
     cells: int = 0
     _total: int = 0
@@ -138,13 +146,10 @@ class SweepJob(Work):
     _begun: float = 0.0
     _told: float = 0.0
 
-    def __post_init__(self) -> None:
+    def _plan(self) -> Any:
         about = f"{self.settings.model} · {int(self.settings.steps)} steps"
         self.shown = {"kind": "explore", "badge": "running", "about": about, "points": []}
-        self.begin()
-
-    def waiting(self, said: str) -> dict[str, Any]:
-        return {"said": said, "part": 0.0}
+        return Bar()
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Yield what the page should show: all of it where there is something new, else only how far it is."""
@@ -164,16 +169,16 @@ class SweepJob(Work):
             raise self.error
         return {**self.shown, "badge": "measured just now", "progress": None, "run": self.number}
 
-    def do(self) -> Any:
+    def _work(self) -> Any:
         from deadheat.measure import sweep
 
-        self.tell(self.waiting("loading the model"))
+        self._news.put(self.progress.page("loading the model"))
         pipe = model(self.settings.model)
         self._reckon(pipe)
         with tempfile.TemporaryDirectory(prefix="deadheat-sweep-") as folder:
             look = cache(lambda file: data_url(Path(folder) / file))
             arguments = {**self.settings.arguments(), "out": folder, "stop": self._step}
-            done = sweep(pipe, **arguments, watch=lambda progress: self._watch(folder, look, progress))
+            done = sweep(pipe, **arguments, watch=lambda progress: self._finished(folder, look, progress))
             return {**done.to_dict(), "folder": None}
 
     def _reckon(self, pipe: Any) -> None:
@@ -194,16 +199,16 @@ class SweepJob(Work):
         self._steps += 1
         if time.monotonic() - self._told > 1:
             self._tell()
-        return self.stops()
+        return self._stops()
 
     def _tell(self) -> None:
         self._told = time.monotonic()
         part = min(0.99, self._steps / self._expected)
         left = (self._told - self._begun) * (1 - part) / part if part > 0.02 else None
         rest = "" if left is None else f" · about {time_text(left)} left"
-        self.tell({"said": f"{self.cells} of {self._total} cells{rest}", "part": part})
+        self._news.put({"said": f"{self.cells} of {self._total} cells{rest}", "part": part})
 
-    def _watch(self, folder: str, look: Callable[[str], str | None], progress: Any) -> None:
+    def _finished(self, folder: str, look: Callable[[str], str | None], progress: Any) -> None:
         from deadheat.measure import Sweep
         from deadheat.measure.explore import explore_sweep
 

@@ -35,6 +35,8 @@ BUSY = {  # knobs with which the accelerator saves something in six steps of noi
     "first-block-cache": {"threshold": 2.0},
     "token-carving": {"keep": 0.0, "mass": 0.0, "block": 1, "neighbours": False, "warmup": 0.0},
     "token-merging": {},
+    "background-shield": {},
+    "sparse-cross-attention": {"words": "cube"},
     "clockwork": {"clock": 2},
     "deepcache": {"every": 2},
     "encoder-propagation": {"every": 2},
@@ -76,6 +78,8 @@ UNSUPPORTED = {  # everything else must work
     "t-gate": {"sd3", "flux", "lumina2", "auraflow"},
     "token-carving": {"auraflow"},
     "token-merging": {"flux", "lumina2", "wan", "ltx", "auraflow"},
+    "background-shield": {"sd3", "flux", "lumina2", "wan", "ltx", "auraflow"},
+    "sparse-cross-attention": {"sd3", "flux", "lumina2", "auraflow"},
     "bottleneck": {"auraflow"},
     "progressive-resolution": {"auraflow"},
 }

@@ -1,0 +1,43 @@
+"""What an edit will cost, from what the edits before it took."""
+
+from dataclasses import dataclass
+
+MARGIN = 1.1  # expected speed-up below which the dense edit is taken: an expectation may be off by that much
+
+
+@dataclass
+class Cost:
+    """How the seconds of a denoising step grow with the part of the picture that is computed.
+
+        sparse step = (base + (1 - base) * part) * dense step
+
+    Attributes:
+        base: what a window of no size would take, as a part of a dense step; measured once there was an edit.
+        fixed: encoding and decoding of a dense edit, in dense steps.
+        dense: seconds of a dense step; 0 until one was measured.
+
+    >>> cost = Cost()
+    >>> round(cost.speedup(0.05, 16), 1), round(cost.speedup(0.9, 16), 1)
+    (5.6, 1.1)
+    """
+
+    base: float = 0.15
+    fixed: float = 2.0
+    dense: float = 0.0
+
+    def speedup(self, part: float, steps: int) -> float:
+        """Return the speed-up over the dense edit to expect when this part of the latents is computed."""
+        step = self.base + (1 - self.base) * part
+        return (steps + self.fixed) / (steps * step + self.fixed * (0.1 + 0.9 * part))
+
+    def dense_took(self, seconds: float, fixed: float, steps: int) -> None:
+        """Learn from a dense edit: its denoising, and its encoding and decoding."""
+        step = seconds / steps
+        self.dense = step if not self.dense else min(self.dense * 1.2, (self.dense + step) / 2)
+        self.fixed = fixed / self.dense
+
+    def sparse_took(self, part: float, seconds: float, steps: int) -> None:
+        """Learn from a sparse edit."""
+        if self.dense and part < 1:
+            found = (seconds / steps / self.dense - part) / (1 - part)
+            self.base = (self.base + min(0.9, max(0.01, found))) / 2

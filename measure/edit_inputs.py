@@ -1,0 +1,162 @@
+"""Refuse an edit that cannot be made, before anything runs; every message names the way out."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from ..pipelines import (
+    InputError,
+    UnsupportedError,
+    denoisers,
+    family,
+    for_task,
+    known_model,
+    model_name,
+    nearest,
+    patch_size,
+)
+from .inputs import check_inputs
+
+Mode = Literal["prompt", "inpaint", "stroke"]
+MODES = ("prompt", "inpaint", "stroke")
+MOST_PIXELS = 2048 * 2048
+
+
+def read_picture(picture: Any, cell: int, name: str = "image") -> Tensor:
+    """Return a picture as (3, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: it is none, it is too large, or its sides are not multiples of *cell*.
+    """
+    if isinstance(picture, Image.Image):
+        _sized(picture.width, picture.height, cell, name)
+        found = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+    elif isinstance(picture, Tensor) and picture.is_floating_point():
+        found = picture.detach().cpu().float()
+        found = found[0] if found.ndim == 4 and len(found) == 1 else found
+        if found.ndim != 3 or len(found) != 3:
+            raise InputError(f"{name} has the shape {tuple(picture.shape)}, not (3, height, width)")
+        _sized(found.shape[2], found.shape[1], cell, name)
+        if not (found.isfinite().all() and found.min() >= 0 and found.max() <= 1):
+            raise InputError(f"{name} has values outside [0, 1]; divide bytes by 255, or give a PIL image")
+    else:
+        raise InputError(
+            f"{name} is a {type(picture).__name__}, not a picture: give a PIL image, or a float tensor (3, H, W)"
+        )
+    return found
+
+
+def _sized(width: int, height: int, cell: int, name: str) -> None:
+    if width * height > MOST_PIXELS:
+        part = (MOST_PIXELS / (width * height)) ** 0.5
+        raise InputError(
+            f"{name} has {width} x {height} pixels, more than {MOST_PIXELS}: scale it down to "
+            f"{int(width * part) // cell * cell} x {int(height * part) // cell * cell}"
+        )
+    if width % cell or height % cell or not width or not height:
+        wanted = f"{max(cell, round(width / cell) * cell)} x {max(cell, round(height / cell) * cell)}"
+        raise InputError(
+            f"{name} has {width} x {height} pixels, but this model needs multiples of {cell}: scale or crop it to "
+            f"{wanted}"
+        )
+
+
+def read_mask(mask: Any, like: Tensor) -> Tensor:
+    """Return a painted mask as (H, W) booleans on the CPU.
+
+    Raises:
+        InputError: it is none, or of another size than the picture.
+    """
+    if mask is None:
+        raise InputError("there is no mask: paint what may change, or give a mask with True there")
+    if isinstance(mask, Image.Image):
+        mask = torch.from_numpy(np.array(mask.convert("L"))) > 127
+    elif isinstance(mask, np.ndarray):
+        mask = torch.from_numpy(mask)
+    if not isinstance(mask, Tensor):
+        raise InputError(f"mask is a {type(mask).__name__}: give a PIL image, or a tensor (H, W) of booleans")
+    found = mask.detach().cpu()
+    found = found if found.dtype == torch.bool else found > 0.5
+    while found.ndim > 2 and len(found) == 1:
+        found = found[0]
+    if found.shape != like.shape[1:]:
+        raise InputError(
+            f"mask has the shape {tuple(found.shape)}, the picture {tuple(like.shape[1:])}: both need the same "
+            "height and width"
+        )
+    return found
+
+
+def check_edit(prompt: str, mode: str, strength: float, steps: int, guidance: float | None) -> None:
+    """Check what a user typed.
+
+    Raises:
+        InputError: names the value, and what it may be.
+    """
+    check_inputs([prompt or " a"], steps=steps, guidance=guidance)
+    if mode not in MODES:
+        raise InputError(f"mode is {mode!r}, not one of {', '.join(MODES)}; {nearest(str(mode), MODES)}")
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+        raise InputError(f"strength is {strength!r}, not above 0 and at most 1")
+    if int(steps * strength) < 1:
+        raise InputError(
+            f"strength {strength} of {steps} steps is less than one step: take at least {1 / steps:.2f}, or more steps"
+        )
+
+
+def inpainting(pipe: Any) -> Any:
+    """Return the same weights as a pipeline that fills a mask.
+
+    Raises:
+        UnsupportedError: there is none; names what to take.
+    """
+    if family(pipe).video:
+        raise UnsupportedError(f"{type(pipe).__name__} makes frames; take a pipeline that makes pictures to edit one")
+    try:
+        return for_task(pipe, "inpainting")
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{error}, so that it cannot start from a picture; take pocket-unet, pocket-dit, Stable Diffusion 1.x to "
+            "3.5, Stable Diffusion XL or FLUX.1"
+        ) from error
+
+
+def cell_of(pipe: Any) -> int:
+    """Return how many pixels wide the smallest part of a picture is that the denoiser can compute."""
+    per = int(getattr(pipe, "vae_scale_factor", 8))
+    described = family(pipe)
+    network = next(iter(denoisers(pipe).values()))
+    if described.unet:
+        return per
+    return per * (2 if described.latents.layout == "packed" else patch_size(network)[1])
+
+
+def usual_size(pipe: Any) -> tuple[int, int]:
+    """Return the height and width that the pipeline draws by itself."""
+    model = known_model(model_name(pipe))
+    if model is not None:
+        return model.size[1], model.size[0]
+    side = next(iter(denoisers(pipe).values())).config.sample_size * int(getattr(pipe, "vae_scale_factor", 8))
+    return side, side
+
+
+def cells(mask: Tensor, cell: int, grow: int) -> Tensor:
+    """Return which latent cells of *cell* pixels a painted mask, grown by so many pixels, touches.
+
+    >>> mask = torch.zeros(8, 16, dtype=torch.bool)
+    >>> mask[3, 5] = True
+    >>> cells(mask, 4, 0).int().tolist(), cells(mask, 4, 2).int().tolist()
+    ([[0, 1, 0, 0], [0, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]])
+    """
+    found = mask[None].float()
+    found = functional.max_pool2d(found, 2 * grow + 1, 1, grow) if grow else found
+    return functional.max_pool2d(found, cell)[0] > 0
+
+
+def pixels(active: Tensor, cell: int) -> Tensor:
+    """Return the pixels of these cells, (H, W)."""
+    return active.repeat_interleave(cell, 0).repeat_interleave(cell, 1)

@@ -1,0 +1,137 @@
+"""What an edit of a picture gave: the picture, what it cost, and how far it is from the dense edit."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .metrics import psnr
+
+
+@dataclass(eq=False)
+class Edit:
+    """One edit of a picture.
+
+    Attributes:
+        image: the new picture, (3, H, W) in [0, 1]; outside ``mask`` bit-identical to ``base``.
+        base: the picture before.
+        mask: the pixels that could change, (H, W): the painted mask, grown, and widened to whole latent cells.
+        lane: "sparse", "dense", or "none" where nothing was to be done.
+        reason: why it took this lane; empty where it was asked for.
+        prompt, mode, strength: what was asked for.
+        seconds: wall clock of the edit, without ``stages["record"]``.
+        stages: seconds of "record" (the base picture's activations, once a picture), "text", "encode", "denoise",
+            "decode".
+        active: part of the latent pixels, or image tokens, that the network computed.
+        calls: samples that went through the denoiser for the edit.
+        memory: bytes of the base picture's activations.
+        warnings: sentences that the user should read.
+        expected_speedup: what was predicted before it ran, over the dense edit.
+        drawn: what the session needs to go on from here; gone once it has.
+    """
+
+    image: Tensor
+    base: Tensor
+    mask: Tensor
+    lane: str
+    reason: str
+    prompt: str
+    mode: str
+    strength: float
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    active: float = 0.0
+    calls: int = 0
+    memory: int = 0
+    warnings: list[str] = field(default_factory=list)
+    expected_speedup: float = 1.0
+    drawn: Any = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures, as plain JSON-able data."""
+        apart = ("image", "base", "mask", "drawn")
+        said = {name: value for name, value in vars(self).items() if name not in apart}
+        return said | {"area": float(self.mask.float().mean())}
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What a mask would cost, known before anything runs.
+
+    Attributes:
+        area: part of the pixels that are painted.
+        active: part of the latent pixels, or image tokens, that the network would compute.
+        speedup: expected speed-up over the dense edit; 1 where the dense edit is the better choice.
+        lane: "sparse", "dense" or "none".
+        reason: why that lane.
+        recorded: whether the base picture's activations are there already; if not, the first edit takes a plain run
+            more.
+        mask: the pixels that could change, (H, W).
+    """
+
+    area: float
+    active: float
+    speedup: float
+    lane: str
+    reason: str
+    recorded: bool
+    mask: Tensor
+
+
+@dataclass(eq=False)
+class EditComparison:
+    """The same edit, dense and sparse.
+
+    Attributes:
+        dense, sparse: the last edit of either lane.
+        seconds: wall clock of every timed run, by lane; interleaved.
+        first_seconds: what the first sparse edit of this picture took, recording included; None where the recording
+            was there before.
+    """
+
+    dense: Edit
+    sparse: Edit
+    seconds: dict[str, list[float]]
+    first_seconds: float | None
+
+    @property
+    def speedup(self) -> float:
+        """Median seconds of the dense edit over those of the sparse one, wall clock."""
+        dense, sparse = (
+            torch.tensor(self.seconds[lane], dtype=torch.float64).median() for lane in ("dense", "sparse")
+        )
+        return float(dense / sparse)
+
+    @property
+    def inside(self) -> float:
+        """PSNR in dB between both edits over the pixels of the mask; infinite where they are equal."""
+        return self._psnr(self.dense.mask)
+
+    @property
+    def outside(self) -> float:
+        """PSNR in dB between both edits over the pixels outside the mask; infinite where they are equal."""
+        return self._psnr(~self.dense.mask)
+
+    @property
+    def largest(self) -> float:
+        """Largest difference of a pixel between both edits, in [0, 1]."""
+        return float((self.dense.image - self.sparse.image).abs().max())
+
+    def _psnr(self, where: Tensor) -> float:
+        if not where.any():
+            return float("inf")
+        return psnr(self.sparse.image[:, where], self.dense.image[:, where])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures, as plain JSON-able data."""
+        return {
+            "speedup": self.speedup,
+            "inside": self.inside,
+            "outside": self.outside,
+            "largest": self.largest,
+            "seconds": self.seconds,
+            "first_seconds": self.first_seconds,
+            "dense": self.dense.to_dict(),
+            "sparse": self.sparse.to_dict(),
+        }

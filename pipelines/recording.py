@@ -1,0 +1,180 @@
+"""What a UNet computed for a picture, step by step, and edits that compute windows and read the rest from there."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .boxes import Box, Sides
+from .stage import Around, Call, Link, Network, Stage
+from .tape import Tape, hooked
+from .windows import Frame, Notes, Windows
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+CLOSE = 1e-3  # of the largest value: more than that between forward and tape is no rounding
+
+
+@dataclass(eq=False)
+class Trace:
+    """What the windows of one edit computed: what ``learn`` needs to make the new picture the recorded one.
+
+    Attributes:
+        passes: noted step, geometry, and the tensors that the layers read and filled.
+    """
+
+    passes: list[tuple[Notes, Frame, dict[str, tuple[Tensor, ...]]]] = field(default_factory=list)
+
+    def learn(self) -> Callable[[], None]:
+        """Write what was computed into the recording; return what takes that back."""
+        held = [(notes, frame, frame.held(notes)) for notes, frame, _ in self.passes]
+        for notes, frame, reads in self.passes:
+            frame.learn(notes, reads)
+        self.passes.clear()
+
+        def put_back() -> None:
+            for notes, frame, old in reversed(held):
+                frame.put_back(notes, old)
+
+        return put_back
+
+
+class UNetRecording:
+    """What a UNet computed for a picture at the steps of a run.
+
+    Attributes:
+        network: the UNet.
+        every: every so many steps are kept; raised where the budget asks for it.
+        too_large: whether not even one step is within the budget.
+    """
+
+    def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
+        self.network, self.budget, self.every = network, budget, every
+        self.windows = Windows(network, DTYPES[store])
+        self.too_large = False
+        self._levels: dict[float, Notes] = {}
+        self._tapes: dict[Any, Tape] = {}
+        self._packed: dict[Any, Tensor] = {}
+        self._trusted: bool | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return sum(notes.nbytes for notes in self._levels.values())
+
+    @contextmanager
+    def recording(self, stage: Stage) -> Iterator[None]:
+        """Keep what the runs of *stage* compute."""
+        self._levels.clear()
+        self.too_large = False
+
+        def start(link: Link) -> Around:
+            return self._record
+
+        with stage.around_denoiser(start, innermost=True):
+            yield
+
+    def _record(self, call: Call, network: Network) -> Tensor:
+        if self.too_large or call.step % self.every:
+            return network(call)
+        out, notes = self.windows.noted(lambda: network(call))
+        if not self._levels:
+            fitting = self.budget // notes.nbytes
+            self.too_large = not fitting
+            self.every = max(self.every, math.ceil(call.steps / max(1, fitting)))
+        if not self.too_large:
+            self._levels[call.sigma] = notes
+        return out
+
+    @contextmanager
+    def editing(self, stage: Stage, size: Sides, boxes: Sequence[Box]) -> Iterator[Trace]:
+        """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
+        device = next(self.network.parameters()).device
+        frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace()
+        taped = self._trusted is not False and not hooked(self.network)
+        for tape in self._tapes.values():
+            tape.forget("text")
+
+        def start(link: Link) -> Around:
+            def around(call: Call, network: Network) -> Tensor:
+                notes = self._at(call.sigma)
+                if notes is None or notes.out is None or notes.out.shape[::2] != call.latents.shape[::2]:
+                    return network(call)
+                link.note("partial", f"{sum(box.area for box in boxes)} of {math.prod(size)} latent pixels")
+                return self._windows(call, network, notes, frames, trace, taped)
+
+            return around
+
+        with stage.around_denoiser(start, innermost=True):
+            yield trace
+
+    def _at(self, sigma: float) -> Notes | None:
+        """Return the noted step whose noise is nearest."""
+        if not self._levels:
+            return None
+        return self._levels[min(self._levels, key=lambda level: abs(level - sigma))]
+
+    def _windows(
+        self, call: Call, network: Network, notes: Notes, frames: list[Frame], trace: Trace, taped: bool
+    ) -> Tensor:
+        assert notes.out is not None
+        out, shared = notes.out.to(call.latents.dtype, copy=True), dict[str, tuple[Tensor, ...]]()
+        for frame in frames:
+            reads = frame.reads(notes, call.latents, shared)
+            window = frame.box.of(call.latents).contiguous()
+            part = replace(call, kwargs=call.kwargs | {call.first: window})
+            found = (
+                self._played(part, network, frame, reads)
+                if taped
+                else self.windows.run(lambda part=part: network(part), frame, reads)  # type: ignore[misc]
+            )
+            frame.box.of(out).copy_(found)
+            trace.passes.append((notes, frame, reads))
+            shared |= {name: reads[name] for name in frame.rows}
+        return out
+
+    def _played(self, call: Call, network: Network, frame: Frame, reads: dict[str, tuple[Tensor, ...]]) -> Tensor:
+        """Run a window from its tape; the first run of its kind makes the tape, and the first tape is proved."""
+        inputs = _inputs(call, reads)
+        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items() if "." not in name)
+        tape = self._tapes.get(key := (frame.shape, shapes))
+
+        def run() -> Tensor:
+            return self.windows.run(lambda: network(call), frame, reads)
+
+        if self._trusted is False:
+            return run()
+        if tape is None:
+            tape = self._tapes[key] = Tape(("time", "text"), self._packed)
+            return tape.record(run, inputs)
+        keys = {"time": call.sigma, "text": tuple(id(x) for name, x in inputs.items() if name.startswith("text"))}
+        out = tape.play(inputs, keys)
+        if self._trusted is None:
+            plain = run()
+            self._trusted = bool((out - plain).abs().max() <= CLOSE * plain.abs().max().clamp(min=1e-6))
+            return plain
+        call.run.steps[-1].calls += call.batch
+        return out
+
+
+def _inputs(call: Call, reads: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+    """Return all tensors of a call by name."""
+    found: dict[str, Tensor] = {}
+
+    def collect(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                collect(f"{name}/{key}", part)
+
+    for name, value in call.kwargs.items():
+        kind = {call.first: "latents", "timestep": "time"}.get(name, f"text/{name}")
+        collect(kind, value)
+    for name, parts in reads.items():
+        for nth, part in enumerate(parts):
+            found[f"{name}.{nth}"] = part
+    return found

@@ -1,0 +1,143 @@
+"""What a transformer computed for a picture, step by step, and edits that compute some of its tokens."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .recording import DTYPES
+from .stage import Around, Call, Link, Network, Stage
+from .tokens import Held, around_tokens
+
+Kept = dict[str, Any]  # "keys": by attention, keys and values; "out": the last layer's output
+
+
+@dataclass(eq=False)
+class TokenTrace:
+    """What one edit computed: noted step, and the same with its active tokens written over."""
+
+    rows: Tensor
+    text_last: bool
+    passes: list[tuple[Kept, Kept]] = field(default_factory=list)
+
+    def learn(self) -> Callable[[], None]:
+        """Write what was computed into the recording; return what takes that back."""
+        held: list[tuple[Tensor, int, Tensor, Tensor]] = []
+        for noted, fresh in self.passes:
+            tokens = noted["out"].shape[1]
+            pairs = [(noted["out"], fresh["out"], 1)]
+            pairs += [
+                (old, new, old.ndim - 2)
+                for name in noted["keys"]
+                for old, new in zip(noted["keys"][name], fresh["keys"][name], strict=True)
+            ]
+            for old, new, dim in pairs:
+                first = 0 if self.text_last else old.shape[dim] - tokens
+                rows = (self.rows + first).to(old.device)
+                held.append((old, dim, rows, old.index_select(dim, rows)))
+                old.index_copy_(dim, rows, new.index_select(dim, rows).to(old.dtype))
+        self.passes.clear()
+
+        def put_back() -> None:
+            for whole, dim, rows, before in reversed(held):
+                whole.index_copy_(dim, rows, before)
+
+        return put_back
+
+
+class TokenRecording:
+    """What a transformer computed for a picture at the steps of a run.
+
+    Attributes:
+        network: the transformer.
+        every: every so many steps are kept; raised where the budget asks for it.
+        too_large: whether not even one step is within the budget.
+    """
+
+    def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
+        self.network, self.budget, self.every, self.store = network, budget, every, DTYPES[store]
+        self.too_large = False
+        self._levels: dict[tuple[float, Any], Kept] = {}
+        self._fresh: Held = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return sum(map(_bytes, self._levels.values()))
+
+    @contextmanager
+    def recording(self, stage: Stage) -> Iterator[None]:
+        """Keep what the runs of *stage* compute."""
+        self._levels.clear()
+        self.too_large = False
+
+        def start(link: Link) -> Around:
+            return self._record
+
+        def memory(call: Call) -> Held:
+            return self._fresh
+
+        with stage.around_denoiser(start), around_tokens(stage, lambda link: _Chosen(None, None), memory):
+            yield
+
+    def _record(self, call: Call, network: Network) -> Tensor:
+        self._fresh = {}
+        out = network(call)
+        kept = self._fresh.pop((call.branches, call.shape), None)
+        if kept is not None and not self.too_large and call.step % self.every == 0:
+            noted = self._noted(kept)
+            if not self._levels:
+                fitting = self.budget // (_bytes(noted) * (1 if len(call.branches) == 2 else 2))
+                self.too_large = not fitting
+                self.every = max(self.every, math.ceil(call.steps / max(1, fitting)))
+            if not self.too_large:
+                self._levels[call.sigma, call.branches] = noted
+        return out
+
+    def _noted(self, kept: Kept) -> Kept:
+        keys = {name: tuple(part.to(self.store, copy=True) for part in pair) for name, pair in kept["keys"].items()}
+        return {"keys": keys, "out": kept["out"].to(self.store, copy=True)}
+
+    @contextmanager
+    def editing(self, stage: Stage, rows: Tensor) -> Iterator[TokenTrace]:
+        """Let the runs of *stage* compute the image tokens of these *rows*; the rest is the recording's."""
+        trace = TokenTrace(rows, stage.family.text == "last" or stage.family.text is None)
+        on = next(self.network.parameters())
+
+        def memory(call: Call) -> Held:
+            levels = [level for level, branches in self._levels if branches == call.branches]
+            if not levels:
+                return {}
+            noted = self._levels[min(levels, key=lambda level: abs(level - call.sigma)), call.branches]
+            keys = {
+                name: tuple(part.to(on.device, on.dtype, copy=True) for part in pair)
+                for name, pair in noted["keys"].items()
+            }
+            fresh = {"step": call.step - 1, "keys": keys, "out": noted["out"].to(on.device, on.dtype, copy=True)}
+            trace.passes.append((noted, fresh))
+            return {(call.branches, call.shape): fresh}
+
+        with around_tokens(stage, lambda link: _Chosen(link, rows), memory):
+            yield trace
+
+
+@dataclass(eq=False)
+class _Chosen:
+    """Always the same tokens; None for all."""
+
+    link: Link | None
+    rows: Tensor | None
+
+    def active(self, call: Call, tokens: int, known: bool) -> Tensor | None:
+        if self.rows is None or not known:
+            return None
+        if self.link is not None:
+            self.link.note("partial", f"{len(self.rows)} of {tokens} image tokens")
+        return self.rows
+
+
+def _bytes(kept: Kept) -> int:
+    return kept["out"].nbytes + sum(part.nbytes for pair in kept["keys"].values() for part in pair)

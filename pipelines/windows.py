@@ -1,0 +1,339 @@
+"""A place in a convolutional network: run it on a window of its map, the rest stays what it was for another map.
+
+The network's own forward runs on the window. Its layers are told of what surrounds them: convolutions read a rim from
+the noted map, group norms use the noted statistics, self-attention sees the noted keys and values of all the other
+places. So a window gives what the whole network would, were everything outside the window held at the noted values.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .boxes import Box, Sides
+from .patch import patched
+from .stage import call_point
+
+Layer = tuple[str, nn.Module, str]  # path, module, what it is
+Result = TypeVar("Result")
+
+
+def unwindowed(network: nn.Module) -> str | None:
+    """Return a sentence why *network* cannot run on a window, or None."""
+    if hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules()):
+        return "its blocks are compiled for whole pictures: leave compile off"
+    for path, module in network.named_modules():
+        if isinstance(module, Attention) and not module.is_cross_attention:
+            if type(module.processor) not in (AttnProcessor, AttnProcessor2_0) or module.fused_projections:
+                return f"the attention processor of {path} is not one of those whose keys can be completed"
+        elif isinstance(module, nn.Conv2d):
+            if module.dilation != (1, 1) or module.stride not in ((1, 1), (2, 2)) or module.padding_mode != "zeros":
+                return f"the convolution {path} has a stride, dilation or padding that is not described"
+        elif isinstance(module, (nn.ConvTranspose2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.AvgPool2d)):
+            return f"{path}, a {type(module).__name__}, is not described"
+        elif isinstance(module, Upsample2D) and not (module.use_conv and module.interpolate and module.name == "conv"):
+            return f"{path} enlarges its map in a way that is not described"
+        elif getattr(module, "b1", None) is not None:
+            return "FreeU filters whole maps: switch it off with pipe.disable_freeu()"
+    return None
+
+
+@dataclass(eq=False)
+class Notes:
+    """What the layers of a network left when it ran on a whole map.
+
+    Attributes:
+        whole: by layer: the input of a convolution (B, C, H, W), or keys or values (B, tokens, C).
+        norms: by group norm: factor and offset of each channel.
+        out: the output.
+    """
+
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    out: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        kept = [*self.whole.values(), *(part for pair in self.norms.values() for part in pair)]
+        return sum(tensor.nbytes for tensor in kept) + (0 if self.out is None else self.out.nbytes)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a layer stands: its sizes, as seen when the whole map ran; of a convolution, its arithmetic.
+
+    Attributes:
+        kind: "conv"; "up conv", behind a doubling of the map; "padded conv", whose input ends in a row and a column
+            of zeros; "tokens", keys or values.
+        size: height and width of what it is given.
+        out: height and width of what it gives.
+        kernel, stride, padding: as torch has them.
+    """
+
+    kind: str
+    size: Sides
+    out: Sides
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    def given(self, of: Sides, box: Box) -> Box:
+        """Return which part of its input a window *box*, in a map *of* that size, brings along."""
+        height, width = self.size
+        if self.kind == "up conv":
+            half = box.at(of, (height // 2, width // 2))
+            return Box(2 * half.top, 2 * half.left, 2 * half.bottom, 2 * half.right)
+        return box.at(of, (height - 1, width - 1) if self.kind == "padded conv" else self.size)
+
+    def cut(self, of: Sides, box: Box) -> "Cut":
+        """Return what a convolution reads for a window."""
+        out, given, (height, width) = box.at(of, self.out), self.given(of, box), self.size
+        top, left = out.top * self.stride - self.padding, out.left * self.stride - self.padding
+        bottom = (out.bottom - 1) * self.stride + self.kernel - self.padding
+        right = (out.right - 1) * self.stride + self.kernel - self.padding
+        part = Box(max(0, top), max(0, left), min(height, bottom), min(width, right))
+        fresh = Box(
+            max(given.top, part.top),
+            max(given.left, part.left),
+            min(given.bottom, part.bottom),
+            min(given.right, part.right),
+        )
+        pads = (part.left - left, right - part.right, part.top - top, bottom - part.bottom)
+        take = fresh.moved(-given.top, -given.left)
+        whole = self.kind != "padded conv" and fresh == given
+        return Cut(part, pads, fresh, fresh.moved(-top, -left), None if whole else take)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a convolution reads for a window.
+
+    Attributes:
+        part: the part of the noted map.
+        pads: zeros around it, where the map ends: left, right, top, bottom.
+        fresh: the part of the map that the window brings along.
+        into: where that goes in what is read.
+        take: which of what the window brings along goes there; None for all of it.
+    """
+
+    part: Box
+    pads: tuple[int, int, int, int]
+    fresh: Box
+    into: Box
+    take: Box | None
+
+    def read(self, noted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what is read, and the view of it that the window fills."""
+        whole = self.part.of(noted)
+        whole = functional.pad(whole, self.pads).to(dtype) if any(self.pads) else whole.to(dtype, copy=True)
+        return whole, self.into.of(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The geometry of a window.
+
+    Attributes:
+        box: the window.
+        cuts: by convolution, what it reads.
+        rows: by keys or values, the places of the window's tokens.
+    """
+
+    box: Box
+    cuts: Mapping[str, Cut]
+    rows: Mapping[str, Tensor]
+
+    def reads(
+        self, notes: Notes, like: Tensor, shared: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """Return what the layers read around the window, of the dtype and on the device of *like*.
+
+        Keys and values that an earlier window of the same call has filled are *shared*.
+        """
+        found: dict[str, tuple[Tensor, ...]] = dict(notes.norms)
+        for name, cut in self.cuts.items():
+            found[name] = cut.read(notes.whole[name].to(like.device), like.dtype)
+        for name in self.rows:
+            whole = shared[name][0] if name in shared else notes.whole[name].to(like.device, like.dtype, copy=True)
+            found[name] = (whole, self.rows[name])
+        return found
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What two windows must have in common to take the same operations."""
+        cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
+        return cuts, tuple(len(rows) for rows in self.rows.values())
+
+    def held(self, notes: Notes) -> dict[str, Tensor]:
+        """Return copies of what ``learn`` will write over."""
+        found = {name: cut.fresh.of(notes.whole[name]).clone() for name, cut in self.cuts.items()}
+        rows = {
+            name: notes.whole[name].index_select(1, at.to(notes.whole[name].device)) for name, at in self.rows.items()
+        }
+        return found | rows
+
+    def put_back(self, notes: Notes, held: Mapping[str, Tensor]) -> None:
+        """Undo ``learn``."""
+        for name, cut in self.cuts.items():
+            cut.fresh.of(notes.whole[name]).copy_(held[name])
+        for name, rows in self.rows.items():
+            notes.whole[name].index_copy_(1, rows.to(notes.whole[name].device), held[name])
+
+    def learn(self, notes: Notes, reads: Mapping[str, tuple[Tensor, ...]]) -> None:
+        """Write into the notes what the window's layers computed: the new picture is what the next edit starts from."""
+        for name, cut in self.cuts.items():
+            cut.fresh.of(notes.whole[name]).copy_(reads[name][1])
+        for name, rows in self.rows.items():
+            whole = notes.whole[name]
+            at = rows.to(whole.device)
+            whole.index_copy_(1, at, reads[name][0].to(whole).index_select(1, at))
+
+
+class Windows:
+    """A convolutional network that can run on windows.
+
+    Attributes:
+        network: the network; patched only while one of the methods below runs.
+        seats: where its layers stand; known once it was noted.
+    """
+
+    def __init__(self, network: nn.Module, store: torch.dtype | None = None) -> None:
+        self.network, self.store = network, store
+        self.layers = list(_layers(network))
+        self.seats: dict[str, Seat] = {}
+        self._notes = Notes()
+        self._frame: Frame | None = None
+        self._reads: Mapping[str, tuple[Tensor, ...]] = {}
+        self._size: Sides = (0, 0)
+
+    def noted(self, run: Callable[[], Tensor]) -> tuple[Tensor, Notes]:
+        """Run the network on a whole map with ``run()``; return its output, and notes of it."""
+        notes = self._notes = Notes()
+        with self._patched(conv=self._note_conv, norm=self._note_norm, tokens=self._note_tokens):
+            out = run()
+        self._notes = Notes()
+        notes.out = self._kept(out)
+        return out, notes
+
+    def frame(self, size: Sides, box: Box, device: torch.device | None = None) -> Frame:
+        """Return the geometry of a window: *box* in a map of this *size*."""
+        cuts = {name: seat.cut(size, box) for name, seat in self.seats.items() if seat.kind != "tokens"}
+        rows = {
+            name: box.at(size, seat.size).rows(seat.size).to(device)
+            for name, seat in self.seats.items()
+            if seat.kind == "tokens"
+        }
+        return Frame(box, cuts, rows)
+
+    def run(self, run: Callable[[], Result], frame: Frame, reads: Mapping[str, tuple[Tensor, ...]]) -> Result:
+        """Run the network on a window with ``run()``, given what its layers read around it."""
+        self._reads, self._frame = reads, frame
+        try:
+            with self._patched(conv=self._conv, norm=self._norm, tokens=self._tokens, up=self._up):
+                return run()
+        finally:
+            self._reads, self._frame = {}, None
+
+    @contextmanager
+    def _patched(self, **wraps: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, module, kind in self.layers:
+                if (wrap := wraps.get(kind.split()[-1])) is not None:
+                    make = functools.partial(_partly, wrap, name, module)
+                    stack.enter_context(patched(module, call_point(module), make))
+            yield
+
+    def _kept(self, value: Tensor) -> Tensor:
+        value = value.detach()
+        if self.store is None or value.dtype == self.store:
+            return value.clone()
+        if self.store == torch.float16:
+            value = value.clamp(-65504, 65504)
+        return value.to(self.store)
+
+    # -- notes of a whole map: each receives its layer's path, the layer, its forward, and what it was given -------
+
+    def _note_conv(self, name: str, conv: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
+        out: Tensor = forward(x, *more)
+        self._size = (out.shape[-2], out.shape[-1])
+        if conv.kernel_size != (1, 1):
+            self._notes.whole[name] = self._kept(x)
+            kind = next(kind for path, _, kind in self.layers if path == name)
+            arithmetic = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+            self.seats[name] = Seat(kind, (x.shape[-2], x.shape[-1]), self._size, *arithmetic)
+        return out
+
+    def _note_norm(self, name: str, norm: Any, forward: Any, x: Tensor) -> Tensor:
+        groups = x.float().unflatten(1, (norm.num_groups, -1)).flatten(2)
+        variance, mean = torch.var_mean(groups, 2, correction=0)
+        width = x.shape[1] // norm.num_groups
+        factor = norm.weight * (variance + norm.eps).rsqrt().repeat_interleave(width, 1)
+        offset = norm.bias - mean.repeat_interleave(width, 1) * factor
+        shape = (*factor.shape, *[1] * (x.ndim - 2))
+        self._notes.norms[name] = (factor.to(x.dtype).view(shape), offset.to(x.dtype).view(shape))
+        return forward(x)  # type: ignore[no-any-return]
+
+    def _note_tokens(self, name: str, _: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
+        out: Tensor = forward(x, *more)
+        self._notes.whole[name] = self._kept(out)
+        self.seats[name] = Seat("tokens", self._size, self._size)
+        return out
+
+    # -- a window ------------------------------------------------------------------------------------------------
+
+    def _conv(self, name: str, conv: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
+        if self._frame is None or name not in self._reads:
+            return forward(x, *more)  # type: ignore[no-any-return]
+        whole, inner = self._reads[name]
+        take = self._frame.cuts[name].take
+        inner.copy_(x if take is None else take.of(x))
+        return functional.conv2d(whole, conv.weight, conv.bias, conv.stride, (0, 0), conv.dilation, conv.groups)
+
+    def _norm(self, name: str, _norm: Any, _forward: Any, x: Tensor) -> Tensor:
+        factor, offset = self._reads[name]
+        return torch.addcmul(offset, x, factor)
+
+    def _tokens(self, name: str, _: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
+        whole, rows = self._reads[name]
+        return whole.index_copy_(1, rows, forward(x, *more))
+
+    def _up(self, _name: str, _: Any, forward: Any, x: Tensor, *_size: Any) -> Tensor:
+        """Double the window; what is beyond the finer window's rim is left to the convolution behind it."""
+        return forward(x)  # type: ignore[no-any-return]
+
+
+def _partly(wrap: Any, name: str, module: nn.Module, forward: Any) -> Any:
+    """Return ``wrap`` with its first arguments, as a plain function."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return wrap(name, module, forward, *args, *kwargs.values())
+
+    return wrapped
+
+
+def _layers(network: nn.Module) -> Iterator[Layer]:
+    modules = dict(network.named_modules())
+    kinds = {}
+    for path, module in modules.items():
+        if isinstance(module, Upsample2D):
+            kinds[f"{path}.conv"] = "up conv"
+            yield path, module, "up"
+        elif isinstance(module, Downsample2D) and module.padding == 0:
+            kinds[f"{path}.conv"] = "padded conv"
+        elif isinstance(module, Attention) and not module.is_cross_attention:
+            kinds |= {f"{path}.to_k": "tokens", f"{path}.to_v": "tokens"}
+        elif isinstance(module, nn.GroupNorm):
+            yield path, module, "norm"
+        elif isinstance(module, nn.Conv2d):
+            kinds.setdefault(path, "conv")
+    for path, kind in kinds.items():
+        yield path, modules[path], kind

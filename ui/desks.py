@@ -1,0 +1,227 @@
+"""The picture that each visitor edits, and its past. Knows no gradio."""
+
+import json
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import jobs
+from .edit_settings import START, EditSettings
+from .progress import data_url
+
+FOLDER = Path(__file__).parent.parent / "assets" / "recorded" / "edit"
+MOST_DESKS = 40
+MOST_SESSIONS = 2  # each may hold hundreds of megabytes
+LONGEST = 24  # pictures of a desk
+UNKNOWN_SIDE = 512  # of a picture for a model that does not tell its size before it is loaded
+
+_DESKS: "OrderedDict[str, Desk]" = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One picture of a desk's past.
+
+    Attributes:
+        image: (3, H, W) in [0, 1].
+        url: the same for the page.
+        said: how it came about, in a few words.
+        painted: what was painted on it for the next one, as the page sent it.
+    """
+
+    image: Any
+    url: str
+    said: str
+    painted: str = ""
+
+
+@dataclass(eq=False)
+class Desk:
+    """A picture under edit.
+
+    Attributes:
+        original: the picture as it was handed in, a PIL image.
+        shows: what it shows, as far as anybody said.
+        note: what was done to it, for the visitor to know.
+        past: the pictures so far, the present one last.
+        key: what the page calls this desk by.
+    """
+
+    original: Any
+    shows: str
+    note: str
+    model: str
+    past: list[Placed] = field(default_factory=list)
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+    session: Any = None
+    made_for: Any = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return int(self.past[-1].image.shape[2]), int(self.past[-1].image.shape[1])
+
+    def session_for(self, pipe: Any, settings: EditSettings) -> Any:
+        """Return the session of the present picture; call it while the model is yours."""
+        from deadheat.measure import EditSession
+
+        wanted = (id(pipe), settings.session())
+        if self.session is None or self.made_for != wanted or self.session.image is not self.past[-1].image:
+            self.session = None  # before the new one, not beside it
+            self.session = EditSession(pipe, self.past[-1].image, **settings.session())
+            self.past[-1] = replace(self.past[-1], image=self.session.image)  # by which it is known again
+            self.made_for = wanted
+        _keep_sessions(self)
+        return self.session
+
+    def add(self, image: Any, said: str, painted: str) -> None:
+        """Put a new picture on the desk; *painted* is what led to it."""
+        self.past[-1] = replace(self.past[-1], painted=painted)
+        self.past.append(Placed(image, data_url(image), said))
+        del self.past[1 : max(1, len(self.past) - LONGEST)]
+
+    def back(self, to: int) -> str:
+        """Go back to a picture of the past; return what had been painted on it."""
+        while len(self.past) - 1 > max(0, to):
+            self.past.pop()
+            if self.session is not None and self.session.history:
+                self.session.undo()
+        return self.past[-1].painted
+
+    def page(self, painted: str = "") -> dict[str, Any]:
+        """Return what the page should show of it."""
+        return {"kind": "picture", "picture": self.past[-1].url, "painted": painted, "note": self.note, **self.state()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what the page's canvas and strip need to know."""
+        width, height = self.size
+        past = [{"picture": placed.url, "said": placed.said} for placed in self.past]
+        return {"desk": self.key, "size": [width, height], "history": past}
+
+
+def desk(owner: str, picture: Any, shows: str, model: str, note: str = "") -> Desk:
+    """Put a picture on somebody's desk, at the size of the model; what was there is gone."""
+    from deadheat.measure import fitted_picture
+
+    width, height = _size(model, picture)
+    if picture.size != (width, height):
+        note = f"cropped and scaled from {picture.width} × {picture.height} to {width} × {height} pixels" + (
+            f"; {note}" if note else ""
+        )
+    fitting = fitted_picture(picture.convert("RGB"), (width, height))
+    made = _DESKS[owner] = Desk(picture, shows, note, model)
+    image = tensor(fitting)
+    made.past.append(Placed(image, data_url(image), "the picture"))
+    _DESKS.move_to_end(owner)
+    while len(_DESKS) > MOST_DESKS:
+        _DESKS.popitem(last=False)
+    return made
+
+
+def find(owner: str, key: str, model: str) -> Desk:
+    """Return somebody's desk, at the size of the model; without one, the first sample is put there.
+
+    Raises:
+        InputError: the page shows a picture that is no longer here.
+    """
+    from deadheat import InputError
+
+    if not key:
+        picture, shows = sample(0)
+        return desk(owner, picture, shows, model)
+    found = _DESKS.get(owner)
+    if found is None or found.key != key:
+        raise InputError("this picture is no longer on the server, which keeps the last ones only: pick it again")
+    if found.model != model and _size(model, found.original) != found.size:
+        raise InputError(f"{model} wants pictures of another size: pick the picture again")
+    found.model = model
+    _DESKS.move_to_end(owner)
+    return found
+
+
+def by_key(key: str) -> Desk | None:
+    """Return the desk that the page calls by this key."""
+    return next((found for found in _DESKS.values() if found.key == key), None)
+
+
+def of(owner: str) -> Desk | None:
+    """Return somebody's desk."""
+    return _DESKS.get(owner)
+
+
+def cover(asked: Any) -> dict[str, Any]:
+    """Say what an edit of a painting would cost; nothing while somebody else has the model."""
+    from deadheat import DeadheatError
+
+    try:
+        settings = EditSettings(paper=json.dumps(asked[0]), prompt="", model=asked[1] or START).checked()
+        key, painted = settings.paper_parts()
+        found = by_key(key)
+        with jobs.if_idle() as idle:
+            if not idle or found is None:
+                return {}
+            known = found.session or found.session_for(jobs.model(settings.model), settings)
+            told = known.cover(read_painting(painted, found.size)[0])
+    except (DeadheatError, TypeError, IndexError, KeyError):
+        return {}
+    return {"active": told.active, "speedup": told.speedup, "lane": told.lane, "recorded": told.recorded}
+
+
+def read_painting(text: str, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Return what was painted: the mask as gray, and the strokes as RGBA.
+
+    Raises:
+        InputError: nothing is painted, or not on this picture.
+    """
+    from deadheat.measure import decode_picture
+
+    from deadheat import InputError
+
+    strokes = decode_picture(text, "the painting").convert("RGBA")
+    if strokes.size != size:
+        raise InputError(
+            f"the painting has {strokes.width} x {strokes.height} pixels, the picture {size[0]} x {size[1]}"
+        )
+    mask = strokes.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+    if mask.getextrema() == (0, 0):
+        raise InputError("nothing is painted yet: brush over what should change, then press Edit")
+    return mask, strokes
+
+
+def samples() -> list[dict[str, str]]:
+    """List the sample pictures: "file", "title" and "prompt"."""
+    listed = FOLDER / "samples.json"
+    return json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
+
+
+def sample(nth: int) -> tuple[Any, str]:
+    """Return a sample picture and its prompt."""
+    from deadheat.measure import open_picture
+
+    chosen = samples()[nth]
+    return open_picture(FOLDER / chosen["file"]), chosen["prompt"]
+
+
+def tensor(picture: Any) -> Any:
+    """Return a PIL image as (3, H, W) in [0, 1]."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def _keep_sessions(latest: Desk) -> None:
+    held = [found for found in _DESKS.values() if found.session is not None and found is not latest]
+    for found in held[: max(0, len(held) - MOST_SESSIONS + 1)]:
+        found.session = None
+
+
+def _size(model: str, picture: Any) -> tuple[int, int]:
+    from deadheat.pipelines import known_model
+
+    if known := known_model(model):
+        return known.size
+    scale = min(1.0, UNKNOWN_SIDE / max(picture.size))
+    return tuple(max(64, round(side * scale / 64) * 64) for side in picture.size)
