@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-from deadheat.ui import api, edit_api, edit_page, page
+from deadheat.ui import api, edit_api, edit_page, explore, page
 
 HERE = Path(page.__file__).parent
 THEME = gr.themes.Soft(
@@ -47,6 +47,8 @@ def build() -> gr.Blocks:
                 page.compare_page(blocks)
             with gr.Tab("Edit", id="edit") as edit:
                 edit_page.edit_page(edit)
+            with gr.Tab("Explore", id="explore"):
+                explore.explore_page()
         api.endpoints()
         edit_api.endpoint()
     blocks.queue(max_size=20, default_concurrency_limit=4)

@@ -18,7 +18,7 @@ from ._arguments import show as _show
 from ._arguments import size_of as _size
 from ._arguments import takes_model as _takes_model
 from ._arguments import whole as _whole
-from ._sweep import report_sweep, sweep_command, takes_sweep
+from ._sweep import report_static, report_sweep, sweep_command, takes_sweep
 from ._tune import takes_search, tune_command
 
 EXAMPLES = """examples:
@@ -195,8 +195,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from .measure import Comparison, html_report, is_sweep
 
-    if is_sweep(arguments.result):
-        report_sweep(arguments)
+    if arguments.static or is_sweep(arguments.result):
+        (report_static if arguments.static else report_sweep)(arguments)
         return
     result = Comparison.load(arguments.result)
     folder = Path(arguments.result)
@@ -331,6 +331,10 @@ def _takes_calibration(parser: argparse.ArgumentParser) -> None:
 
 def _takes_result(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", help="a folder that compare or sweep wrote")
+    parser.add_argument("--static", metavar="FOLDER", help="write the explorer there: chart, pictures and code, as "
+                        "plain files that open from disk and from any host")  # fmt: skip
+    parser.add_argument("--also", action="append", default=[], metavar="RESULT",
+                        help="a further result for the explorer; again for more")  # fmt: skip
 
 
 def _takes_port(parser: argparse.ArgumentParser) -> None:

@@ -65,6 +65,14 @@ def report_sweep(arguments: argparse.Namespace) -> None:
     show(arguments, {**found.to_dict(), "report": str(page)}, f"{found.table()}\n\nreport: {page}")
 
 
+def report_static(arguments: argparse.Namespace) -> None:
+    """Write the explorer of one or several results as plain files."""
+    from .measure import static_explorer
+
+    page = static_explorer([arguments.result, *arguments.also], arguments.static)
+    show(arguments, {"explorer": str(page)}, f"explorer: {page}")
+
+
 def _progress(arguments: argparse.Namespace) -> Callable[[Any], None]:
     """Return a watcher that draws one line on the terminal."""
     shown = sys.stderr.isatty() and not arguments.json

@@ -20,6 +20,7 @@ from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
 from .score import Scorer
 from .snippet import snippet
+from .static_explorer import static_explorer
 from .sweep import Progress, sweep
 from .tune import tune
 from .tuned import Tuned
@@ -79,6 +80,7 @@ __all__ = [
     "record",
     "snippet",
     "ssim",
+    "static_explorer",
     "strip_kind",
     "sweep",
     "text_table",

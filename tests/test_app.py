@@ -235,6 +235,8 @@ def client(url: str) -> Any:
 def test_the_endpoints_are_these(client: Any):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
         "/compare",
+        "/sweep",
+        "/recommend",
         "/edit",
         "/list_models",
         "/list_accelerators",

@@ -4,13 +4,15 @@ from typing import Any
 
 import gradio as gr
 
-from . import jobs
+from . import explore, jobs
 from .page import MODEL, checked, friendly
+from .recommend import recommended, recorded
 from .settings import Settings, offered
+from .sweeping import DEFAULT, SweepJob, SweepSettings
 
 
 def endpoints() -> None:
-    """Add the three endpoints; their components are never seen."""
+    """Add the endpoints; the components of compare are never seen."""
     with gr.Column(visible=False):
         inputs = [
             gr.Textbox("a fox above a mushroom on a striped teal background", label="prompt"),
@@ -23,6 +25,8 @@ def endpoints() -> None:
         ]
         outputs = [gr.JSON(label="numbers"), gr.Gallery(label="pictures", format="png")]
         gr.Button("compare").click(compare, inputs, outputs, api_name="compare", **MODEL)
+    gr.api(sweep, api_name="sweep", **explore.SWEEPS)
+    gr.api(recommend, api_name="recommend")
     gr.api(list_models, api_name="list_models")
     gr.api(list_accelerators, api_name="list_accelerators")
 
@@ -60,6 +64,59 @@ def compare(  # noqa: PLR0917 - each is an argument of the endpoint
         raise gr.Error(friendly(job.error), print_exception=False)
     lanes = job.result.lanes
     return job.result.to_dict(), [(to_image(lane.cells[0].picture), lane.name) for lane in lanes]
+
+
+def sweep(  # noqa: PLR0917 - each is an argument of the endpoint
+    recipes: str = "\n".join(DEFAULT),
+    prompts: str = explore.FIRST_PROMPT,
+    model: str = "pocket-dit",
+    steps: int = 28,
+    guidance: float = 4.0,
+    seed: int = 0,
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Measure many settings, with the untouched pipeline and plainly fewer steps beside them.
+
+    Args:
+        recipes: One a line; a knob may have several values, such as "ab-cache:every=2|4" or "ab-cache:every=2..5".
+        prompts: What to draw, one a line.
+        model: A model's id; see list_models.
+        steps: Denoising steps, 1 to 100.
+        guidance: Guidance scale.
+        seed: Seed of the noise, 0 to 2**63 - 1.
+        repeats: Timed rounds, 1 to 10.
+
+    Returns:
+        The sweep: its settings, environment, the points by metric (seconds, speed-up, mean and worst), and all cells.
+    """
+    job = SweepJob(checked(SweepSettings(recipes, prompts, model, steps, guidance, seed, repeats)))
+    for _ in job.news():
+        pass
+    if job.error is not None:
+        raise gr.Error(friendly(job.error), print_exception=False)
+    return dict(job.result)
+
+
+def recommend(
+    model: str = "pocket-dit", metric: str = "psnr", floor: float = 30.0, budget: float = 0.0
+) -> dict[str, Any]:
+    """Say which setting to take: the fastest that holds a quality, or the best within a time. From recorded sweeps.
+
+    Args:
+        model: A model's id; see list_models.
+        metric: What quality means: psnr, ssim or adherence.
+        floor: The mean that must be held, such as 30 (dB) for psnr, 0.95 for ssim.
+        budget: Most seconds for a picture, on the hardware of the record. Above 0 it takes the place of the floor.
+
+    Returns:
+        The recipe, its measured seconds, speed-up, mean and worst score, the code for it, and where it was measured.
+    """
+    from deadheat import DeadheatError
+
+    try:
+        return recommended(recorded(), model, metric, float(floor), float(budget))
+    except DeadheatError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def list_models() -> list[dict[str, Any]]:

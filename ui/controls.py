@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from .jobs import model
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 
 NONE = "none"
@@ -196,9 +197,9 @@ def _preset_of(recipe: str) -> str:
 @cache
 def _accelerators() -> list[tuple[str, str]]:
     """Return every accelerator; behind those that fit the pocket model the others, which want another one."""
-    from deadheat import ACCELERATORS, load
+    from deadheat import ACCELERATORS
 
-    pipe = load("pocket-dit")
+    pipe = model("pocket-dit")
     fits = {name: cls.supports(pipe) is None for name, cls in ACCELERATORS.items()}
     titles = [(cls.title + ("" if fits[n] else " (not for Pocket DiT)"), n) for n, cls in ACCELERATORS.items()]
     return sorted(titles, key=lambda pair: not fits[pair[1]])

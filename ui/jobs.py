@@ -16,6 +16,7 @@ from .view import result_page
 
 LONELY = 60.0  # seconds without anybody asking for news, after which a run is given up
 _ONE_AT_A_TIME = threading.Lock()
+_ONE_LOADS = threading.Lock()  # while transformers builds a model, it builds those of all threads without weights
 _LOADED: dict[str, Any] = {}
 _JOBS: dict[str, "Job"] = {}
 _NUMBERS = itertools.count(1)
@@ -32,10 +33,11 @@ def model(name: str) -> Any:
     """
     from deadheat import load
 
-    if name not in _LOADED:
-        _LOADED.clear()
-        _LOADED[name] = load(name)
-    return _LOADED[name]
+    with _ONE_LOADS:
+        if name not in _LOADED:
+            _LOADED.clear()
+            _LOADED[name] = load(name)
+        return _LOADED[name]
 
 
 def warm_up(name: str = "pocket-dit") -> None:
@@ -134,8 +136,11 @@ class Job:
     def _check(self) -> None:
         from deadheat.pipelines import Cancelled
 
-        if self.cancelled.is_set() or time.monotonic() - self._asked > LONELY:
+        if self._stops():
             raise Cancelled("stopped")
+
+    def _stops(self) -> bool:
+        return self.cancelled.is_set() or time.monotonic() - self._asked > LONELY
 
 
 def start(settings: Settings, owner: str) -> Job:

@@ -1,0 +1,74 @@
+"""The explorer as plain files: they open from disk, and from any host that can hand out files."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..pipelines import InputError
+from .cells import FILE, Sweep
+from .explore import explore_comparison, explore_sweep
+from .result import Comparison
+
+HERE = Path(__file__).parent
+DATA = "data.js"  # a script, for a page opened from disk may not fetch
+
+
+def static_explorer(results: Sequence[str | Path], folder: str | Path) -> Path:
+    """Write the explorer of one or several results, with their pictures beside it.
+
+    Args:
+        results: folders that ``sweep`` or ``compare`` wrote, or the ``sweep.jsonl`` or ``result.json`` in them.
+        folder: where the files go: a new one, an empty one, or one with an explorer, which is replaced.
+
+    Returns:
+        The page to open.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
+        PresetError: a result is not there, damaged, or of another version.
+    """
+    target = Path(folder).expanduser().absolute()
+    if target.is_dir() and any(target.iterdir()) and not (target / DATA).is_file():
+        raise InputError(f"the folder {target} holds other files than an explorer's; give another one")
+    try:
+        shutil.rmtree(target / "runs", ignore_errors=True)
+        (target / "runs").mkdir(parents=True)
+        runs = [_run(Path(result).expanduser(), target, f"runs/{nth}") for nth, result in enumerate(results)]
+        _write(target, runs)
+    except OSError as error:
+        raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
+    return target / "index.html"
+
+
+def _run(source: Path, target: Path, name: str) -> dict[str, Any]:
+    """Return a result for the explorer, and copy its pictures."""
+    folder = source if source.is_dir() else source.parent
+
+    def look(file: str) -> str | None:
+        if not (picture := folder / file).is_file():
+            return None
+        (target / name).mkdir(exist_ok=True)
+        shutil.copyfile(picture, target / name / picture.name)
+        return f"{name}/{picture.name}"
+
+    if source.name == FILE or (folder / FILE).is_file():
+        return explore_sweep(Sweep.load(source), look)
+    return explore_comparison(Comparison.load(source).to_dict(), look)
+
+
+def _write(target: Path, runs: list[dict[str, Any]]) -> None:
+    html, css, js, page, start = (
+        (HERE / name).read_text(encoding="utf-8")
+        for name in ("explorer.html", "explorer.css", "explorer.js", "static_explorer.html", "static_explorer.js")
+    )
+    style = (HERE / "static_explorer.css").read_text(encoding="utf-8")
+    parts = {
+        "index.html": page.replace("<!-- explorer -->", html),
+        "explorer.css": f"{style}#explorer {{\n{css}}}\n",
+        "explorer.js": f"function explorer(element, props, watch) {{\n{js}}}\n{start}",
+        DATA: f"const RUNS = {json.dumps(runs)};\n",
+    }
+    for name, text in parts.items():
+        (target / name).write_text(text, encoding="utf-8")

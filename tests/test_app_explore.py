@@ -1,0 +1,519 @@
+"""The Explore page, its endpoints and the static explorer: a real server, a real Chromium, a real client."""
+
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deadheat.measure import Sweep, static_explorer
+from deadheat.measure.explore import explore_sweep, family
+from deadheat.ui.sweeping import DEFAULT, SweepSettings
+from deadheat.ui.uploads import explored
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parents[1]
+HOUR = 300_000  # milliseconds that a loaded machine may take
+PROMPTS = ["a fox above a mushroom", "a <img src=x onerror='window.hacked=1'> panda"]
+LANES = {  # recipe -> role, seconds, PSNR
+    "plain": ("baseline", 2.0, None),
+    "fewer-steps:steps=3": ("control", 0.8, 24.0),
+    "ab-cache:every=2": ("variant", 1.0, 40.0),
+    "ab-cache:every=3": ("variant", 0.7, 31.0),
+    "guidance-interval": ("variant", 1.4, 38.0),
+    "guidance-interval + ab-cache:every=3": ("variant", 0.6, 29.0),
+    "token-merging": ("variant", 2.2, 27.0),
+}
+
+
+def cell(recipe: str, nth: int) -> dict[str, Any]:
+    role, seconds, quality = LANES[recipe]
+    return {
+        "kind": "cell",
+        "id": f"{list(LANES).index(recipe)}{nth}",
+        "recipe": recipe,
+        "role": role,
+        "prompt": PROMPTS[nth],
+        "seed": 0,
+        "steps": 6,
+        "seconds": [seconds, seconds * 1.1, seconds * 0.9],
+        "baseline_seconds": [2.0, 2.2, 1.8],
+        "calls": 12 if recipe == "plain" else 8,
+        "asked": 12,
+        "actions": ["computed", "reused", "extrapolated", "partial", "computed", "computed"],
+        "scores": {
+            "psnr": None if quality is None else quality - nth,
+            "ssim": 1.0 if quality is None else quality / 50,
+        },
+        "identical": quality is None,
+        "cache_bytes": 3 * 2**20,
+        "picture": f"pictures/{list(LANES).index(recipe)}{nth}.png",
+        "warnings": [],
+        "error": None,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep as it lies on disk, with a cell that failed."""
+    here = tmp_path_factory.mktemp("sweep")
+    recorded = json.loads((ROOT / "assets/recorded/compare/result.json").read_text())
+    settings = {
+        "recipes": [r for r in LANES if LANES[r][0] == "variant"] + ["t-gate"],
+        "prompts": PROMPTS,
+        "seeds": [0],
+    }
+    settings |= {"titles": {}, "steps": [6], "guidance": 4.0, "negative": None, "size": None, "repeats": 3}
+    settings |= {"metrics": ["psnr", "ssim"], "control": [3]}
+    head = {"kind": "deadheat sweep", "schema": 1, "model": "pocket-dit", "settings": settings, "unavailable": {}}
+    head |= {"environment": recorded["environment"], "created": "2026-11-25T10:00:00+00:00"}
+    cells = [cell(recipe, nth) for nth in (0, 1) for recipe in LANES]
+    failed = {"kind": "cell", "id": "f", "recipe": "t-gate", "role": "variant", "prompt": PROMPTS[0], "seed": 0}
+    failed |= {"steps": 6, "error": "it has no cross attention"}
+    (here / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [head, *cells, failed]))
+    (here / "pictures").mkdir()
+    for row in cells:
+        shade = (int(row["id"]) * 9 % 255, 90, 140)
+        Image.new("RGB", (64, 64), shade).save(here / row["picture"])
+    return here
+
+
+def zipped(folder: Path, inside: str = "my sweep/") -> bytes:
+    """The folder as people zip it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, inside + path.relative_to(folder).as_posix())
+    return buffer.getvalue()
+
+
+# -- what the explorer is given ----------------------------------------------------------------------------------
+
+
+def test_points_say_what_was_measured(folder: Path):
+    page = explore_sweep(Sweep.load(folder), lambda file: file)
+    points = {point["recipe"]: point for point in page["points"]}
+    assert [point["prompt"] for point in page["prompts"]] == PROMPTS
+    fast = points["ab-cache:every=3"]
+    assert fast["scores"]["psnr"] == {"mean": 30.5, "worst": 30.0, "identical": False, "prompt": PROMPTS[1]}
+    assert (fast["seconds"], fast["speedup"], fast["family"]) == (
+        0.7,
+        pytest.approx(2 / 0.7, abs=1e-3),
+        "step caching",
+    )
+    assert fast["pictures"] == ["pictures/30.png", "pictures/31.png"]
+    assert "ab-cache:every=3" in fast["snippet"]
+    assert "every = 3" in fast["toml"]
+    assert points["plain"]["scores"]["psnr"]["identical"]
+    assert points["t-gate"]["seconds"] is None
+    assert points["t-gate"]["errors"] == ["it has no cross attention"]
+    json.dumps(page, allow_nan=False)
+
+
+def test_every_accelerator_has_a_family():
+    from deadheat import ACCELERATORS
+
+    assert {name: family(name) for name in ACCELERATORS if family(name) == "other"} == {}
+    assert family("from-the-future:x=1") == "other"
+
+
+def test_a_comparison_can_be_explored_too():
+    page = explored((ROOT / "assets/recorded/compare/result.json").read_bytes())
+    assert page["badge"].startswith("loaded, measured on")
+    assert {"baseline", "control", "variant"} == {point["role"] for point in page["points"]}
+
+
+def test_a_zip_brings_its_pictures(folder: Path):
+    page = explored(zipped(folder))
+    assert all(src.startswith("data:image/jpeg") for point in page["points"][:7] for src in point["pictures"])
+    assert explored((folder / "sweep.jsonl").read_bytes())["points"][0]["pictures"] == [None, None]
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("sweep.jsonl", b"0" * (65 * 2**20))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "cannot be read as a result"),
+        (b"\xff\xfe\x00", "cannot be read as a result"),
+        (b"[1, 2]", "no result of Deadheat"),
+        (b'{"schema": "deadheat.comparison/9"}', "its schema is"),
+        (b'{"schema": "deadheat.comparison/1", "lanes": 3}', "cannot be read as a result"),
+        (b'{"kind": "deadheat sweep", "schema": 1, "settings": {}}\n', "cannot be read as a result"),
+        (b'{"kind": "deadheat sweep", "schema": 9}\n{"kind": "cell"}\n', "cannot be read as a result"),
+        (b"PK\x03\x04 and nothing more", "cannot be read as a result"),
+        (bomb, "this zip holds more than"),
+    ],
+)
+def test_what_is_no_result_is_refused_in_a_sentence(raw: Any, words: str):
+    from deadheat import InputError
+
+    with pytest.raises(InputError, match=words) as refused:
+        explored(raw() if callable(raw) else raw)
+    assert "/tmp" not in str(refused.value)
+
+
+def test_a_zip_is_read_and_never_unpacked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert explored(zipped(folder, "../../"))["points"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({"recipes": " "}, 0, "no recipe is given"),
+        ({"recipes": "/etc/passwd.toml"}, 0, "looks like a file"),
+        ({"recipes": "ab-cash"}, 0, "did you mean ab-cache"),
+        ({"recipes": "ab-cache:every=2..9", "prompts": "fox\n" * 20}, 0, "at most 120"),
+        ({"prompts": ""}, 1, "a prompt is empty"),
+        ({"model": ""}, 2, "no model is chosen"),
+        ({"steps": 0}, 3, "steps is 0"),
+        ({"seed": -1}, 5, "seed is -1"),
+        ({"repeats": 99}, 6, "between 1 and 10"),
+    ],
+)
+def test_what_cannot_be_swept(given: dict[str, Any], field: int, words: str):
+    said = SweepSettings(**{"recipes": "ab-cache", "prompts": "a fox", **given}).complaints()
+    assert words in said[field]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own process, as users start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log").open("w")
+    command = [sys.executable, "app.py", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            assert server.poll() is None, Path(log.name).read_text()
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                continue
+        yield address
+        assert "Traceback" not in Path(log.name).read_text()
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def watched(page: "Page", home: str) -> "Page":
+    """Keep complaints and strangers."""
+    page.set_default_timeout(HOUR)
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("request", lambda r: page.wrong.append(r.url) if not r.url.startswith((home, "data:", "blob:")) else None)
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(chromium: "Browser", url: str) -> Iterator["Page"]:
+    page = watched(chromium.new_page(viewport={"width": 1440, "height": 1000}), url)
+    page.goto(url)
+    page.get_by_role("tab", name="Explore").click()
+    page.wait_for_selector(".dx-point")
+    yield page
+    assert page.wrong == []
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def static(chromium: "Browser", folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
+    """The static explorer of two results, opened from disk."""
+    compared = ROOT / "assets/recorded/compare"
+    index = static_explorer([folder, compared], tmp_path_factory.mktemp("static") / "explorer")
+    page = watched(chromium.new_page(viewport={"width": 1280, "height": 900}), "file://")
+    page.goto(index.as_uri())
+    yield page
+    assert page.wrong == []
+    page.close()
+
+
+def point(page: "Page", recipe: str) -> Any:
+    return page.locator(f'.dx-point[data-recipe="{recipe}"]')
+
+
+def picked(page: "Page") -> str:
+    return page.text_content(".dx-name h3")
+
+
+def load(page: "Page", name: str, raw: bytes) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click("#explore-load")
+    chooser.value.set_files({"name": name, "mimeType": "application/octet-stream", "buffer": raw})
+
+
+def test_a_recorded_sweep_stands_there_before_the_first(page: "Page"):
+    assert re.match(r"recorded on \d+ \w+ \d{4}", page.text_content(".dx-badge"))
+    assert page.locator(".dx-point").count() > 20
+    assert page.evaluate("document.querySelector('.dx-pics img').naturalWidth") == 128
+    assert "with accelerate(pipe" in page.text_content(".dx-code pre")
+
+
+def test_loading_a_file_shows_it(page: "Page", folder: Path):
+    load(page, "sweep.zip", zipped(folder))
+    page.wait_for_function(
+        "document.querySelector('.dx-badge').textContent === 'loaded, measured on 25 November 2026'"
+    )
+    assert page.locator(".dx-point").count() == len(LANES)
+    assert picked(page) == "ab-cache:every=3"  # the fastest variant at 30 dB
+    assert page.locator(".dx-pics img").count() == 2
+
+
+def test_a_bad_file_is_a_sentence_and_loses_nothing(page: "Page"):
+    load(page, "sweep.jsonl", b"nothing of the kind\n")
+    page.wait_for_selector("text=cannot be read as a result")
+    assert page.locator(".dx-point").count() == len(LANES)
+    page.locator(".toast-close, button[aria-label='Close']").first.click()
+
+
+def test_a_prompt_from_a_file_is_never_read_as_html(page: "Page"):
+    page.select_option(".dx-prompt", "1")
+    assert "onerror" in page.evaluate("document.querySelector('.dx-prompt').selectedOptions[0].textContent")
+    assert page.evaluate("window.hacked") is None
+    page.select_option(".dx-prompt", "0")
+
+
+def test_a_click_picks_a_point(page: "Page"):
+    point(page, "guidance-interval").click()
+    assert picked(page) == "guidance-interval"
+    assert point(page, "guidance-interval").get_attribute("aria-checked") == "true"
+    cards = page.text_content(".dx-cards")
+    assert all(
+        text in cards for text in ("1.43x", "1.40 s", "37.5 dB", "worst 37.0 dB", "8", "of 12 asked for", "3.0 MB")
+    )
+    assert page.text_content(".dx-against").startswith("Beaten by ab-cache:every=2")
+    assert page.locator(".dx-strip i.reused").count() == 1
+    page.click(".dx-tabs [data-code=toml]")
+    assert 'name = "guidance-interval"' in page.text_content(".dx-code pre")
+    page.click(".dx-tabs [data-code=snippet]")
+
+
+def test_points_by_keyboard(page: "Page"):
+    page.focus(".dx-views button >> nth=1")
+    point(page, "guidance-interval").focus()
+    page.keyboard.press("Home")
+    assert picked(page) == "guidance-interval + ab-cache:every=3"
+    page.keyboard.press("ArrowRight")
+    assert picked(page) == "ab-cache:every=3"
+    assert page.evaluate("document.activeElement.dataset.recipe") == "ab-cache:every=3"
+    page.keyboard.press("ArrowUp")
+    assert picked(page) == "guidance-interval"
+    ring = "getComputedStyle(document.activeElement.querySelector('.ring')).stroke"
+    assert page.evaluate(ring) not in {"none", ""}
+    assert page.locator('.dx-point[tabindex="0"]').count() == 1
+
+
+def test_filters(page: "Page"):
+    page.click(".dx-chip[data-family='step caching']")
+    assert point(page, "ab-cache:every=3").count() == 0
+    page.click(".dx-chip[data-family='step caching']")
+    page.click(".dx-only")
+    assert point(page, "token-merging").count() == 0
+    assert point(page, "ab-cache:every=2").count() == 1
+    page.click(".dx-only")
+    assert page.locator(".dx-point").count() == len(LANES)
+
+
+def test_wishes(page: "Page"):
+    move = "([s, v]) => { const i = document.querySelector(s); i.value = v; i.dispatchEvent(new Event('input')); }"
+    page.evaluate(move, [".dx-good", 35])
+    assert picked(page) == "ab-cache:every=2"
+    page.evaluate(move, [".dx-time", 0.65])
+    assert picked(page) == "guidance-interval + ab-cache:every=3"
+    page.select_option(".dx-by", "worst")
+    page.select_option(".dx-across", "speedup")
+    assert page.locator(".dx-point").count() == len(LANES)
+    page.select_option(".dx-across", "seconds")
+    page.select_option(".dx-by", "mean")
+
+
+def test_pictures_of_every_setting(page: "Page"):
+    page.click(".dx-views [data-view=grid]")
+    assert page.locator(".dx-shot").count() == len(LANES) + 1
+    assert "it has no cross attention" in page.text_content(".dx-shot[data-id='t-gate @6']")
+    page.click(".dx-shot[data-id='token-merging @6']")
+    assert picked(page) == "token-merging"
+    page.click(".dx-flip")
+    assert "the baseline" in page.text_content(".dx-pics figure:last-child figcaption")
+    page.click(".dx-views [data-view=chart]")
+
+
+def _type(page: "Page", where: str, what: str) -> None:
+    page.fill(where, what)
+    page.keyboard.press("Tab")
+
+
+def test_a_sweep_of_twelve_cells(page: "Page"):
+    page.get_by_role("button", name="More settings").last.click()
+    page.wait_for_selector("#explore-steps input[type=number]")
+    page.wait_for_timeout(500)
+    _type(page, "#explore-steps input[type=number]", "8")
+    _type(page, "#explore-repeats input[type=number]", "1")
+    assert page.input_value("#explore-recipes textarea").splitlines() == list(DEFAULT)
+    page.click("#explore-go")
+    page.wait_for_selector(".dx-badge.live")
+    page.wait_for_function("/^[1-9]\\d* of 12 cells.* left/.test(document.querySelector('.dx-said').textContent)")
+    assert 0 < page.locator(".dx-point").count() < 12
+    page.wait_for_function("document.querySelector('.dx-badge').textContent === 'measured just now'")
+    assert page.locator(".dx-point").count() == 12
+    assert page.is_hidden(".dx-progress")
+    page.wait_for_function("!document.querySelector('#explore-go').disabled")
+
+
+def test_the_snippet_of_a_point_runs_and_gives_the_same_picture(page: "Page"):
+    import torch
+
+    point(page, "ab-cache:every=3").click()
+    room: dict[str, Any] = {}
+    exec(page.text_content(".dx-code pre"), room)  # as a user would paste it
+    src = page.get_attribute(".dx-pics figure:last-child img", "src")
+    with urllib.request.urlopen(src) as raw:
+        shown = torch.tensor(list(Image.open(io.BytesIO(raw.read())).convert("RGB").tobytes())).reshape(128, 128, 3)
+    made = (room["image"] * 255).round().permute(1, 2, 0)
+    assert (made - shown).abs().float().mean() < 3  # the page shows a JPEG
+
+
+def test_stopping_keeps_what_was_measured(page: "Page"):
+    _type(page, "#explore-steps input[type=number]", "40")
+    page.click("#explore-go")
+    page.wait_for_function("/^0 of 12 cells/.test(document.querySelector('.dx-said').textContent)")
+    pressed = time.monotonic()
+    page.click("#explore-stop")
+    page.wait_for_selector("text=Stopped before a cell was finished")
+    assert time.monotonic() - pressed < 5
+    assert page.locator(".dx-point").count() == 12  # the sweep before stands again
+    page.wait_for_function("!document.querySelector('#explore-go').disabled")
+    _type(page, "#explore-steps input[type=number]", "2")  # proves that the model is free again
+    page.fill("#explore-recipes textarea", "ab-cache:every=2,warmup=1")
+    page.click("#explore-go")
+    page.wait_for_function("document.querySelector('.dx-badge').textContent === 'measured just now'")
+    assert page.locator(".dx-point").count() == 3
+
+
+def test_bad_settings_are_red_at_their_field(page: "Page"):
+    page.fill("#explore-recipes textarea", "ab-cash:every=2")
+    page.click("#explore-go")
+    page.wait_for_selector("text=did you mean ab-cache?")
+    assert page.text_content(".dx-badge") == "measured just now"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone(chromium: "Browser", url: str, theme: str):
+    page = watched(chromium.new_page(viewport={"width": 390, "height": 844}), url)
+    page.goto(f"{url}?__theme={theme}")
+    page.get_by_role("tab", name="Explore").click()
+    page.wait_for_selector(".dx-point")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    boxes = [box.bounding_box() for box in page.locator(".dx-card, .dx-chip, .dx-plot svg, .dx-picked").all()]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    page.close()
+
+
+# -- the static explorer -----------------------------------------------------------------------------------------
+
+
+def test_the_static_explorer_works_from_disk(static: "Page"):
+    assert picked(static) == "ab-cache:every=3"
+    assert static.evaluate("[...document.querySelectorAll('.dx-pics img')].every((i) => i.naturalWidth === 64)")
+    point(static, "guidance-interval").click()
+    assert picked(static) == "guidance-interval"
+    static.keyboard.press("End")
+    assert picked(static) == "token-merging"
+    static.click(".dx-all summary")
+    assert static.locator(".dx-scroll tbody tr").count() == len(LANES) + 1
+    assert "t-gate" in static.text_content(".dx-scroll tbody")
+
+
+def test_the_static_explorer_of_several_results(static: "Page"):
+    static.select_option(".runs select", "1")
+    assert "AMD" in static.text_content(".dx-about")
+    assert static.evaluate("[...document.querySelectorAll('.dx-pics img')].length") == 2
+    static.wait_for_function("[...document.querySelectorAll('.dx-pics img')].every((i) => i.naturalWidth === 128)")
+
+
+def test_the_static_explorer_on_a_phone_and_in_the_dark(static: "Page"):
+    static.emulate_media(color_scheme="dark")
+    static.set_viewport_size({"width": 390, "height": 844})
+    static.reload()
+    static.wait_for_selector(".dx-point")
+    assert static.evaluate("document.documentElement.scrollWidth") == 390
+    assert static.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(11, 17, 32)"
+
+
+def test_the_static_explorer_replaces_only_itself(folder: Path, tmp_path: Path):
+    from deadheat import InputError
+
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        static_explorer([folder], tmp_path)
+    made = tmp_path / "explorer"
+    assert static_explorer([folder], made) == static_explorer([folder / "sweep.jsonl"], made)
+
+
+def test_report_writes_the_static_explorer(folder: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "deadheat", "report", str(folder), "--static", str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(json.loads(done.stdout)["explorer"]).is_file()
+
+
+# -- for programs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Any:
+    from gradio_client import Client
+
+    return Client(url, verbose=False)
+
+
+def test_sweep_for_programs(client: Any):
+    found = client.predict("ab-cache:every=2|3,warmup=1", "a fox", steps=3, repeats=1, api_name="/sweep")
+    assert found["finished"]
+    assert found["folder"] is None
+    assert [p["recipe"] for p in found["points"]["psnr"]][-2:] == [
+        "ab-cache:every=2,warmup=1",
+        "ab-cache:every=3,warmup=1",
+    ]
+    with pytest.raises(Exception, match="did you mean ab-cache"):
+        client.predict("ab-cash", api_name="/sweep")
+
+
+def test_recommend_for_programs(client: Any):
+    held = client.predict("pocket-dit", "psnr", 30.0, 0.0, api_name="/recommend")
+    assert held["mean"] is None or held["mean"] >= 30
+    within = client.predict("pocket-dit", "psnr", 30.0, held["seconds"], api_name="/recommend")
+    assert within["seconds"] <= held["seconds"]
+    assert held["measured"].startswith("recorded on")
+    for given, words in ((("pocket-cat",), "nothing was measured"), (("pocket-dit", "beauty"), "metric is 'beauty'")):
+        with pytest.raises(Exception, match=words):
+            client.predict(*given, api_name="/recommend")
