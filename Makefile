@@ -5,6 +5,7 @@
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
+pages := $(wildcard tests/test_app*.py)
 declared := pyproject.toml scripts/setup $(wildcard constraints/*.txt)
 
 demo: .venv/.installed  ## compare the pocket model with and without accelerators; table, pictures, report.html
@@ -19,8 +20,8 @@ app: .venv/.installed  ## open the browser app
 
 test: .venv/.installed-test  ## run the tests; those of the page use a Chromium of this machine
 ifeq ($(ARGS),)
-	$(python) -m pytest -q -n 2 --dist loadgroup --ignore=tests/test_app.py
-	$(python) -m pytest -q tests/test_app.py  # by itself: a page waits for nobody
+	$(python) -m pytest -q -n 2 --dist loadgroup $(addprefix --ignore=,$(pages))
+	$(python) -m pytest -q $(pages)  # by themselves: a page waits for nobody
 else
 	$(python) -m pytest -q $(ARGS)
 endif
