@@ -3,7 +3,7 @@
 from .calibrate import best_path, calibrate, gap_costs
 from .cells import Sweep, is_sweep
 from .chart import Spot, chart
-from .compare import Event, Watch, compare
+from .compare import compare
 from .edit import EditEvent, EditSession, edit
 from .edit_inputs import MODES, check_edit, read_mask, usual_size
 from .edit_result import Cover, Edit, EditComparison
@@ -18,6 +18,7 @@ from .picture_files import fitted as fitted_picture
 from .points import Point, SweepCell
 from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
+from .runner import Event, Watch
 from .score import Scorer
 from .snippet import snippet
 from .static_explorer import static_explorer

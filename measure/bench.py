@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..accelerators import attached, check
-from ..pipelines import Cancelled, DeadheatError, Report, UnsupportedError, call_arguments, pictures, twin
+from ..pipelines import Cancelled, DeadheatError, Report, call_arguments, pictures
 from ..presets import Recipe
 from .environment import hardware
 from .plan import PLAIN, Heat, Planned
 from .points import SweepCell
 from .result import to_image
+from .runner import other_side
 from .score import Scorer
 from .timing import after_each_step, synchronise
 
@@ -60,7 +61,7 @@ class Bench:
         self.scorer = Scorer(settings["metrics"], pipe)
         self._stop = stop
         self._warm: set[tuple[str, int]] = set()
-        self._other = _other(pipe)
+        self._other = other_side(pipe)
         found = hardware()
         self.machine = found["gpu"] or f"{found['processor']}, {torch.get_num_threads()} threads"
 
@@ -181,10 +182,3 @@ def _sentence(error: Exception) -> str:
     """Return what went wrong, on one line."""
     said = " ".join(str(error).split())[:500]
     return said if isinstance(error, DeadheatError) else f"{type(error).__name__}: {said}"
-
-
-def _other(pipe: Any) -> Any:
-    try:
-        return twin(pipe)
-    except UnsupportedError:  # an offloaded or quantised pipeline: the same one, accelerated only while its turn lasts
-        return pipe
