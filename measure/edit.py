@@ -12,7 +12,7 @@ from torch import Tensor
 from ..pipelines import InputError, call_arguments, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
-from .edit_engine import Engine, Keep, why_dense, windows_part
+from .edit_engine import Engine, Keep, PutBack, why_dense, windows_part
 from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
 from .edit_result import Cover, Edit, EditComparison
 from .timing import after_each_step
@@ -96,7 +96,7 @@ class EditSession:
         self.why = why_dense(self.pipe)
         self._engine: Engine | None = None
         self._learned = 0.0
-        self._put_back: list[tuple[Engine | None, list[Callable[[], None]]]] = []
+        self._put_back: list[tuple[Engine | None, PutBack]] = []
 
     @classmethod
     def generated(cls, pipe: Any, *, prompt: str, **settings: Any) -> "EditSession":
@@ -215,7 +215,7 @@ class EditSession:
             self._put_back.append((self._engine, self._engine.learn(made.drawn, active, made.image)))
             self._learned += made.active
         else:
-            self._put_back.append((None, []))
+            self._put_back.append((None, (0, [])))
         if made.lane == "dense" or self._learned > MOST_LEARNED:
             self._forget()
         made.drawn = None
@@ -234,8 +234,8 @@ class EditSession:
             raise InputError("there is no edit to take back: this is the picture the session began with")
         last = self.history.pop()
         self.image = last.base
-        engine, calls = self._put_back.pop()
-        if engine is self._engine and engine is not None:
+        engine, (version, calls) = self._put_back.pop()
+        if engine is not None and engine is self._engine and engine.version == version:
             with torch.inference_mode():
                 for call in calls:
                     call()
@@ -340,8 +340,15 @@ class EditSession:
 
     def _arguments(self, ask: "_Asked", mask: Tensor) -> dict[str, Any]:
         height, width = self.image.shape[1:]
-        settings = {"negative": self.negative, "steps": self.steps, "guidance": self.guidance, "seed": self.seed}
-        asked = call_arguments(self.pipe, prompt=ask.prompt, size=(width, height), **settings)
+        asked = call_arguments(
+            self.pipe,
+            prompt=ask.prompt,
+            negative=self.negative,
+            steps=self.steps,
+            guidance=self.guidance,
+            size=(width, height),
+            seed=self.seed,
+        )
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
     def _look(self, lane: str, watch: Watch | None, strength: float) -> Callable[[int, Tensor], None] | None:

@@ -136,7 +136,7 @@ def test_after_a_dense_edit_the_picture_is_recorded_anew(pipe):
 def test_memory_stays_within_the_budget(pipe, store: str):
     usual = begun(pipe, store=store)
     usual.edit(square(), "a blue ball", keep=False)
-    budget = usual.memory // 8
+    budget = usual._engine.recording.nbytes // 2
     session = begun(pipe, store=store, budget_bytes=budget)
     made = session.edit(square(), "a blue ball", keep=False)
     assert made.lane == "sparse"
@@ -293,3 +293,25 @@ def test_pil_pictures_and_masks(pipe):
     mask = Image.fromarray(square().byte().numpy() * 255)
     session = EditSession(pipe, image, steps=STEPS, guidance=4.0)
     assert torch.equal(session.cover(mask).mask, session.cover(square()).mask)
+
+
+def test_a_stronger_edit_records_again_and_undo_still_is_exact(pipe):
+    session = begun(pipe)
+    reference = session.edit(square(), "a blue ball", strength=0.5, keep=False)
+    session.edit(square(0, 40), "a blue ball", strength=0.5)
+    assert session.edit(square(), "a blue ball", strength=1.0).stages["record"] > 0
+    session.undo(), session.undo()
+    torch.testing.assert_close(
+        session.edit(square(), "a blue ball", strength=0.5).image, reference.image, atol=1e-4, rtol=0
+    )
+
+
+def test_flux_edits_by_its_tokens():
+    session = begun(FAMILIES["flux"].build())
+    made = session.edit(square(), "a blue ball", strength=0.5)
+    assert made.lane == "sparse"
+    assert torch.equal(made.image[:, ~made.mask], picture()[:, ~made.mask])
+    again = session.edit(square(40, 40), "a blue ball", strength=0.5)
+    assert again.stages["record"] == 0
+    session.undo(), session.undo()
+    assert torch.equal(session.edit(square(), "a blue ball", strength=0.5).image, made.image)

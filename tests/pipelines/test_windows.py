@@ -103,12 +103,12 @@ def test_what_was_learned_is_what_a_whole_run_would_note_and_can_be_taken_back()
         reads = frame.reads(notes, x)
         windows.run(lambda: net(frame.box.of(other)), frame, reads)
         held = frame.held(notes)
-        frame.learn(notes, reads)
+        frame.write(notes, frame.fresh(reads))
         _, fresh = frozen(net, notes, lambda: Windows(net).noted(lambda: net(other)))
         for name, whole in notes.whole.items():
             torch.testing.assert_close(whole, fresh.whole[name], atol=1e-6, rtol=1e-5)
             assert not torch.equal(whole, before[name])
-        frame.put_back(notes, held)
+        frame.write(notes, held)
     assert all(torch.equal(whole, before[name]) for name, whole in notes.whole.items())
 
 
