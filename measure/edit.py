@@ -12,7 +12,7 @@ from torch import Tensor
 from ..pipelines import InputError, call_arguments, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
-from .edit_engine import Engine, Keep, why_dense, windows_part
+from .edit_engine import Engine, Keep, PutBack, why_dense, windows_part
 from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
 from .edit_result import Cover, Edit, EditComparison
 from .timing import after_each_step
@@ -96,7 +96,7 @@ class EditSession:
         self.why = why_dense(self.pipe)
         self._engine: Engine | None = None
         self._learned = 0.0
-        self._put_back: list[tuple[Engine | None, list[Callable[[], None]]]] = []
+        self._put_back: list[tuple[Engine | None, PutBack]] = []
 
     @classmethod
     def generated(cls, pipe: Any, *, prompt: str, **settings: Any) -> "EditSession":
@@ -160,7 +160,8 @@ class EditSession:
             self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
-        self._engine.record(asked, strength, self._look("record", watch))
+        took = self._engine.record(asked, strength, self._look("record", watch, strength))
+        self.cost.recording_took(took, max(1, int(self.steps * strength)))
         if self._engine.too_large:
             self.why, self._engine = self._engine.too_large, None
         return time.perf_counter() - begin
@@ -214,7 +215,7 @@ class EditSession:
             self._put_back.append((self._engine, self._engine.learn(made.drawn, active, made.image)))
             self._learned += made.active
         else:
-            self._put_back.append((None, []))
+            self._put_back.append((None, (0, [])))
         if made.lane == "dense" or self._learned > MOST_LEARNED:
             self._forget()
         made.drawn = None
@@ -233,8 +234,8 @@ class EditSession:
             raise InputError("there is no edit to take back: this is the picture the session began with")
         last = self.history.pop()
         self.image = last.base
-        engine, calls = self._put_back.pop()
-        if engine is self._engine and engine is not None:
+        engine, (version, calls) = self._put_back.pop()
+        if engine is not None and engine is self._engine and engine.version == version:
             with torch.inference_mode():
                 for call in calls:
                     call()
@@ -290,7 +291,7 @@ class EditSession:
         made = Edit(self.image, self.image, cover.mask, "dense", "", ask.prompt, ask.mode, ask.strength)
         with clocked(self.pipe) as clock:
             begin = time.perf_counter()
-            with after_each_step(self.pipe, self._look("dense", watch)):
+            with after_each_step(self.pipe, self._look("dense", watch, ask.strength)):
                 drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
             waiting(self.pipe)()
@@ -309,14 +310,15 @@ class EditSession:
             made.reason = f"only the dense edit works here: {self.why}"
             return made
         active = cover.mask[:: self.cell, :: self.cell]
-        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, self._look("sparse", watch))
+        look = self._look("sparse", watch, ask.strength)
+        drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, look)
         image = torch.where(cover.mask, drawn.picture, self.image)
         made = Edit(image, self.image, cover.mask, "sparse", "", ask.prompt, ask.mode, ask.strength)
         made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
         made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
         made.expected_speedup, made.drawn = cover.speedup, drawn
         made.warnings = self._warnings(recorded)
-        if not recorded:
+        if self._engine.recording.settled:
             self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.steps)
         return made
 
@@ -327,6 +329,8 @@ class EditSession:
                 f"the first edit of a picture takes a plain run over it beforehand, here {recorded:.2f} s; it is not "
                 "in the edit's seconds, and further edits do without"
             )
+        if self._engine is not None and self._engine.codec.notes is None:
+            said.append("the autoencoder decodes the whole picture: its layers cannot be kept within the budget")
         if self._engine is not None and (every := self._engine.recording.every) > self.every:
             said.append(
                 f"only every {every}. step is recorded, so that the recording stays within its budget of "
@@ -336,17 +340,24 @@ class EditSession:
 
     def _arguments(self, ask: "_Asked", mask: Tensor) -> dict[str, Any]:
         height, width = self.image.shape[1:]
-        settings = {"negative": self.negative, "steps": self.steps, "guidance": self.guidance, "seed": self.seed}
-        asked = call_arguments(self.pipe, prompt=ask.prompt, size=(width, height), **settings)
+        asked = call_arguments(
+            self.pipe,
+            prompt=ask.prompt,
+            negative=self.negative,
+            steps=self.steps,
+            guidance=self.guidance,
+            size=(width, height),
+            seed=self.seed,
+        )
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
-    def _look(self, lane: str, watch: Watch | None) -> Callable[[int, Tensor], None] | None:
+    def _look(self, lane: str, watch: Watch | None, strength: float) -> Callable[[int, Tensor], None] | None:
         if watch is None:
             return None
+        steps = int(self.steps * strength)
 
         def look(step: int, latents: Tensor) -> None:
-            begin = getattr(self.pipe.scheduler, "begin_index", None) or 0
-            watch(EditEvent(lane, step + 1, len(self.pipe.scheduler.timesteps) - begin, latents))
+            watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))
 
         return look
 

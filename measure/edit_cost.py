@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+COPYING = 1.3  # what recording a run takes, over the run
 MARGIN = 1.1  # expected speed-up below which the dense edit is taken: an expectation may be off by that much
 
 
@@ -35,6 +36,11 @@ class Cost:
         step = seconds / steps
         self.dense = step if not self.dense else min(self.dense * 1.2, (self.dense + step) / 2)
         self.fixed = fixed / self.dense
+
+    def recording_took(self, seconds: float, steps: int) -> None:
+        """Learn from a recording, as long as no dense edit has run: it is a dense run that also copies."""
+        if not self.dense:
+            self.dense = seconds / steps / COPYING
 
     def sparse_took(self, part: float, seconds: float, steps: int) -> None:
         """Learn from a sparse edit."""

@@ -32,7 +32,7 @@ from .edit_clock import clocked, waiting
 from .timing import after_each_step
 
 Look = Callable[[int, Tensor], None] | None
-PUT_BACK = list[Callable[[], None]]
+PutBack = tuple[int, list[Callable[[], None]]]  # the version of the recording it is for
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ class Engine:
     Attributes:
         pipe: a pipeline that fills masks.
         strength: up to which strength there is a recording; 0 for none.
+        version: how often it was made.
     """
 
     def __init__(self, pipe: Any, image: Tensor, keep: Keep) -> None:
-        self.pipe, self.keep, self.strength = pipe, keep, 0.0
+        self.pipe, self.keep, self.strength, self.version = pipe, keep, 0.0, 0
         self.unet = family(pipe).unet
         self._texts: dict[str, Any] = {}
         with torch.inference_mode():
@@ -117,6 +118,7 @@ class Engine:
     def record(self, arguments: dict[str, Any], strength: float, look: Look) -> float:
         """Run over the untouched picture, and keep what every layer computes; return the seconds."""
         begin = time.perf_counter()
+        self.strength, self.version = 0.0, self.version + 1
         with torch.inference_mode(), ExitStack() as stack:
             stage = stack.enter_context(staged(self.pipe))
             stack.enter_context(self.codec.editing(self.codec.moments, Box(0, 0, 1, 1)))
@@ -155,12 +157,12 @@ class Engine:
         calls = sum(step.calls for step in steps)
         return Drawn(picture, seconds, clock.stages(seconds), calls, len(steps), trace, decoded)
 
-    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor) -> PUT_BACK:
+    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor) -> PutBack:
         """Make an edited picture the recorded one; return what takes that back."""
         cells = active.repeat_interleave(self.codec.size[0] // active.shape[0], 0)
         cells = cells.repeat_interleave(self.codec.size[1] // active.shape[1], 1)
         with torch.inference_mode():
-            return [drawn.trace.learn(), self.codec.learn(drawn.decoded, cells, picture)]
+            return self.version, [drawn.trace.learn(), self.codec.learn(drawn.decoded, cells, picture)]
 
     @contextmanager
     def _known_texts(self, prompt: str) -> Iterator[None]:

@@ -56,6 +56,8 @@ class Codec:
         """Return a sentence why this autoencoder is none that can be asked for a part, or None."""
         if not isinstance(vae, AutoencoderKL):
             return f"its autoencoder is a {type(vae).__name__}, not an AutoencoderKL"
+        if vae.dtype == torch.float16 and vae.config.force_upcast:
+            return "its autoencoder is raised to float32 for every picture: load the pipeline in bfloat16 or float32"
         return None
 
     @property
@@ -123,12 +125,12 @@ class Codec:
             self.moments = torch.where(active.to(known.device), known, self.moments)
         if notes is not None and frame is not None and said.reads is not None:
             held = frame.held(notes)
-            frame.learn(notes, said.reads)
+            frame.write(notes, frame.fresh(said.reads))
         self.seen = picture
 
         def put_back() -> None:
             self.moments, self.seen = moments, seen
             if notes is not None and frame is not None and held is not None:
-                frame.put_back(notes, held)
+                frame.write(notes, held)
 
         return put_back

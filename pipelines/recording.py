@@ -15,6 +15,7 @@ from .tape import Tape, hooked
 from .windows import Frame, Notes, Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+MOST_TAPES = 32
 CLOSE = 1e-3  # of the largest value: more than that between forward and tape is no rounding
 
 
@@ -23,21 +24,21 @@ class Trace:
     """What the windows of one edit computed: what ``learn`` needs to make the new picture the recorded one.
 
     Attributes:
-        passes: noted step, geometry, and the tensors that the layers read and filled.
+        passes: noted step, geometry, and what the window's layers computed.
     """
 
-    passes: list[tuple[Notes, Frame, dict[str, tuple[Tensor, ...]]]] = field(default_factory=list)
+    passes: list[tuple[Notes, Frame, dict[str, Tensor]]] = field(default_factory=list)
 
     def learn(self) -> Callable[[], None]:
         """Write what was computed into the recording; return what takes that back."""
         held = [(notes, frame, frame.held(notes)) for notes, frame, _ in self.passes]
-        for notes, frame, reads in self.passes:
-            frame.learn(notes, reads)
+        for notes, frame, values in self.passes:
+            frame.write(notes, values)
         self.passes.clear()
 
         def put_back() -> None:
             for notes, frame, old in reversed(held):
-                frame.put_back(notes, old)
+                frame.write(notes, old)
 
         return put_back
 
@@ -49,15 +50,16 @@ class UNetRecording:
         network: the UNet.
         every: every so many steps are kept; raised where the budget asks for it.
         too_large: whether not even one step is within the budget.
+        settled: whether the last edit made no tape, so that the next one of its kind takes as long.
     """
 
     def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
         self.network, self.budget, self.every = network, budget, every
         self.windows = Windows(network, DTYPES[store])
-        self.too_large = False
+        self.too_large, self.settled = False, False
         self._levels: dict[float, Notes] = {}
         self._tapes: dict[Any, Tape] = {}
-        self._packed: dict[Any, Tensor] = {}
+        self._packed: dict[Any, tuple[Tensor, Tensor]] = {}
         self._trusted: bool | None = None
 
     @property
@@ -95,6 +97,7 @@ class UNetRecording:
         device = next(self.network.parameters()).device
         frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace()
         taped = self._trusted is not False and not hooked(self.network)
+        self.settled = True
         for tape in self._tapes.values():
             tape.forget("text")
 
@@ -131,7 +134,7 @@ class UNetRecording:
                 else self.windows.run(lambda part=part: network(part), frame, reads)  # type: ignore[misc]
             )
             frame.box.of(out).copy_(found)
-            trace.passes.append((notes, frame, reads))
+            trace.passes.append((notes, frame, frame.fresh(reads)))
             shared |= {name: reads[name] for name in frame.rows}
         return out
 
@@ -147,11 +150,15 @@ class UNetRecording:
         if self._trusted is False:
             return run()
         if tape is None:
+            self.settled = False
+            if len(self._tapes) >= MOST_TAPES:
+                self._tapes.pop(next(iter(self._tapes)))
             tape = self._tapes[key] = Tape(("time", "text"), self._packed)
             return tape.record(run, inputs)
         keys = {"time": call.sigma, "text": tuple(id(x) for name, x in inputs.items() if name.startswith("text"))}
         out = tape.play(inputs, keys)
         if self._trusted is None:
+            self.settled = False
             plain = run()
             self._trusted = bool((out - plain).abs().max() <= CLOSE * plain.abs().max().clamp(min=1e-6))
             return plain

@@ -16,7 +16,6 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Inputs = Mapping[str, Tensor]
-Result = Tensor
 LATE = "late"  # inputs whose name is none of those that are told to last
 
 
@@ -33,7 +32,7 @@ class Tape:
             those of one name is kept.
     """
 
-    def __init__(self, lasting: tuple[str, ...] = (), packed: dict[Any, Tensor] | None = None) -> None:
+    def __init__(self, lasting: tuple[str, ...] = (), packed: dict[Any, tuple[Tensor, Tensor]] | None = None) -> None:
         """Begin an empty tape; *packed* holds the weights that several tapes of one network share."""
         self.lasting, self.packed = lasting, {} if packed is None else packed
         self._globals: dict[str, Any] = {}
@@ -41,11 +40,11 @@ class Tape:
         self._kinds: dict[str, str] = {}  # of each value, what it depends on; "" for constants
         self._used: dict[str, dict[str, None]] = {kind: {} for kind in lasting}  # which of them later lines read
         self._order: list[str] = []
-        self._play: Callable[..., Result] | None = None
+        self._play: Callable[..., Tensor] | None = None
         self._early: dict[str, Callable[..., tuple[Any, ...]]] = {}
         self._kept: dict[str, dict[Any, tuple[Any, ...]]] = {kind: {} for kind in lasting}
 
-    def record(self, run: Callable[[], Result], inputs: Inputs) -> Result:
+    def record(self, run: Callable[[], Tensor], inputs: Inputs) -> Tensor:
         """Run ``run()``, which reads *inputs*, and note it down."""
         self._order = list(inputs)
         with _Recorder(self, inputs) as recorder:
@@ -53,7 +52,7 @@ class Tape:
         self._compile(recorder.name(out))
         return out
 
-    def play(self, inputs: Inputs, keys: Mapping[str, Any]) -> Result:
+    def play(self, inputs: Inputs, keys: Mapping[str, Any]) -> Tensor:
         """Do the same operations with other inputs; *keys* tell lasting inputs of equal value by name."""
         assert self._play is not None
         early = []
@@ -171,7 +170,7 @@ def _random(func: Any) -> bool:
 
 
 def packed_convolution(
-    func: Any, args: Any, kwargs: Any, out: Tensor, packed: dict[Any, Tensor]
+    func: Any, args: Any, kwargs: Any, out: Tensor, packed: dict[Any, tuple[Tensor, Tensor]]
 ) -> tuple[Any, Any, Any]:
     """Return the call of a convolution with its weights in the order of the CPU's kernel.
 
@@ -181,21 +180,23 @@ def packed_convolution(
     kernel = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
     if func is not functional.conv2d or kernel is None or kwargs.keys() - {"groups"} or len(args) < 3:
         return func, args, kwargs
-    x, weight, bias, stride, padding, dilation, groups = (*args, *_CONV[len(args) :])
+    defaults: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
+    x, weight, bias, stride, padding, dilation, groups = (*tuple(args), *defaults[len(args) :])
     groups = kwargs.get("groups", groups)
     plain = all(isinstance(value, tuple) for value in (stride, padding, dilation))
     if not plain or x.device.type != "cpu" or x.dtype != torch.float32 or weight.nbytes > MOST_PACKED:
         return func, args, kwargs
     shape = (list(padding), list(stride), list(dilation), groups)
     key = (id(weight), tuple(stride), tuple(padding))
-    if (order := packed.get(key)) is None:
-        order = packed[key] = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape, list(x.shape))
-    call = (x, order, bias, *shape, "none", [], "")
+    if key not in packed:
+        order = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape, list(x.shape))
+        packed[key] = (weight, order)  # the weight too, so that its identity is not used again
+    order = packed[key][1]
+    call: tuple[Any, ...] = (x, order, bias, *shape, "none", [], "")
     if not torch.allclose(kernel(*call), out, rtol=1e-3, atol=1e-4):
         return func, args, kwargs
     return kernel, call, {}
 
 
-_CONV = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 MOST_PACKED = 2**24  # bytes of a weight; larger ones belong to networks whose windows take longer than that
 _DIVISIONS = {torch.Tensor.__truediv__, torch.Tensor.div, torch.div, torch.true_divide}

@@ -15,30 +15,34 @@ from .tokens import Held, around_tokens
 Kept = dict[str, Any]  # "keys": by attention, keys and values; "out": the last layer's output
 
 
+Part = tuple[Tensor, int, Tensor]  # a noted tensor, the dimension of its tokens, and which of them
+
+
 @dataclass(eq=False)
 class TokenTrace:
-    """What one edit computed: noted step, and the same with its active tokens written over."""
+    """What one edit computed: parts of what was noted, and the new values there."""
 
     rows: Tensor
     text_last: bool
-    passes: list[tuple[Kept, Kept]] = field(default_factory=list)
+    passes: list[tuple[Part, Tensor]] = field(default_factory=list)
+
+    def add(self, noted: Kept, fresh: Kept) -> None:
+        """Take note of a call that computed the active tokens."""
+        tokens = noted["out"].shape[1]
+        pairs = [(noted["out"], fresh["out"], 1)]
+        for name in noted["keys"]:
+            both = zip(noted["keys"][name], fresh["keys"][name], strict=True)
+            pairs += [(old, new, old.ndim - 2) for old, new in both]
+        for old, new, dim in pairs:
+            rows = self.rows.to(new.device) + (0 if self.text_last else old.shape[dim] - tokens)
+            self.passes.append(((old, dim, rows.to(old.device)), new.index_select(dim, rows).to(old)))
 
     def learn(self) -> Callable[[], None]:
         """Write what was computed into the recording; return what takes that back."""
-        held: list[tuple[Tensor, int, Tensor, Tensor]] = []
-        for noted, fresh in self.passes:
-            tokens = noted["out"].shape[1]
-            pairs = [(noted["out"], fresh["out"], 1)]
-            pairs += [
-                (old, new, old.ndim - 2)
-                for name in noted["keys"]
-                for old, new in zip(noted["keys"][name], fresh["keys"][name], strict=True)
-            ]
-            for old, new, dim in pairs:
-                first = 0 if self.text_last else old.shape[dim] - tokens
-                rows = (self.rows + first).to(old.device)
-                held.append((old, dim, rows, old.index_select(dim, rows)))
-                old.index_copy_(dim, rows, new.index_select(dim, rows).to(old.dtype))
+        held = []
+        for (whole, dim, rows), new in self.passes:
+            held.append((whole, dim, rows, whole.index_select(dim, rows)))
+            whole.index_copy_(dim, rows, new)
         self.passes.clear()
 
         def put_back() -> None:
@@ -55,7 +59,10 @@ class TokenRecording:
         network: the transformer.
         every: every so many steps are kept; raised where the budget asks for it.
         too_large: whether not even one step is within the budget.
+        settled: whether the next edit of the last one's kind takes as long.
     """
+
+    settled = True
 
     def __init__(self, network: nn.Module, *, store: str = "float16", budget: int = 2**30, every: int = 1) -> None:
         self.network, self.budget, self.every, self.store = network, budget, every, DTYPES[store]
@@ -107,6 +114,8 @@ class TokenRecording:
         trace = TokenTrace(rows, stage.family.text == "last" or stage.family.text is None)
         on = next(self.network.parameters())
 
+        now: list[tuple[Kept, Kept]] = []  # what the call that is under way reads, and its copy that it writes to
+
         def memory(call: Call) -> Held:
             levels = [level for level, branches in self._levels if branches == call.branches]
             if not levels:
@@ -117,10 +126,20 @@ class TokenRecording:
                 for name, pair in noted["keys"].items()
             }
             fresh = {"step": call.step - 1, "keys": keys, "out": noted["out"].to(on.device, on.dtype, copy=True)}
-            trace.passes.append((noted, fresh))
+            now[:] = [(noted, fresh)]
             return {(call.branches, call.shape): fresh}
 
-        with around_tokens(stage, lambda link: _Chosen(link, rows), memory):
+        def around(call: Call, network: Network) -> Tensor:
+            out = network(call)
+            for noted, fresh in now:
+                trace.add(noted, fresh)
+            now.clear()
+            return out
+
+        with (
+            stage.around_denoiser(lambda link: around),
+            around_tokens(stage, lambda link: _Chosen(link, rows), memory),
+        ):
             yield trace
 
 

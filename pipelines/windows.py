@@ -186,29 +186,26 @@ class Frame:
         cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
         return cuts, tuple(len(rows) for rows in self.rows.values())
 
+    def fresh(self, reads: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        """Return what the window's layers computed."""
+        found = {name: reads[name][1] for name in self.cuts}
+        return found | {name: reads[name][0].index_select(1, rows) for name, rows in self.rows.items()}
+
     def held(self, notes: Notes) -> dict[str, Tensor]:
-        """Return copies of what ``learn`` will write over."""
+        """Return copies of the same parts of the notes."""
         found = {name: cut.fresh.of(notes.whole[name]).clone() for name, cut in self.cuts.items()}
-        rows = {
-            name: notes.whole[name].index_select(1, at.to(notes.whole[name].device)) for name, at in self.rows.items()
-        }
-        return found | rows
-
-    def put_back(self, notes: Notes, held: Mapping[str, Tensor]) -> None:
-        """Undo ``learn``."""
-        for name, cut in self.cuts.items():
-            cut.fresh.of(notes.whole[name]).copy_(held[name])
-        for name, rows in self.rows.items():
-            notes.whole[name].index_copy_(1, rows.to(notes.whole[name].device), held[name])
-
-    def learn(self, notes: Notes, reads: Mapping[str, tuple[Tensor, ...]]) -> None:
-        """Write into the notes what the window's layers computed, for the next edit to start from."""
-        for name, cut in self.cuts.items():
-            cut.fresh.of(notes.whole[name]).copy_(reads[name][1])
         for name, rows in self.rows.items():
             whole = notes.whole[name]
-            at = rows.to(whole.device)
-            whole.index_copy_(1, at, reads[name][0].to(whole).index_select(1, at))
+            found[name] = whole.index_select(1, rows.to(whole.device))
+        return found
+
+    def write(self, notes: Notes, values: Mapping[str, Tensor]) -> None:
+        """Write these parts into the notes: of ``fresh``, for the next edit to start from, or of ``held``, as before."""
+        for name, cut in self.cuts.items():
+            cut.fresh.of(notes.whole[name]).copy_(values[name])
+        for name, rows in self.rows.items():
+            whole = notes.whole[name]
+            whole.index_copy_(1, rows.to(whole.device), values[name].to(whole))
 
 
 class Windows:
@@ -259,7 +256,7 @@ class Windows:
             self._reads, self._frame = {}, None
 
     @contextmanager
-    def _patched(self, **wraps: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+    def _patched(self, **wraps: Callable[..., Any]) -> Iterator[None]:
         with ExitStack() as stack:
             for name, module, kind in self.layers:
                 if (wrap := wraps.get(kind.split()[-1])) is not None:
@@ -295,7 +292,7 @@ class Windows:
         offset = norm.bias - mean.repeat_interleave(width, 1) * factor
         shape = (*factor.shape, *[1] * (x.ndim - 2))
         self._notes.norms[name] = (factor.to(x.dtype).view(shape), offset.to(x.dtype).view(shape))
-        return forward(x)  # type: ignore[no-any-return]
+        return forward(x)
 
     def _note_tokens(self, name: str, _: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
         out: Tensor = forward(x, *more)
@@ -307,7 +304,7 @@ class Windows:
 
     def _conv(self, name: str, conv: Any, forward: Any, x: Tensor, *more: Any) -> Tensor:
         if self._frame is None or name not in self._reads:
-            return forward(x, *more)  # type: ignore[no-any-return]
+            return forward(x, *more)
         whole, inner = self._reads[name]
         take = self._frame.cuts[name].take
         inner.copy_(x if take is None else take.of(x))
@@ -323,7 +320,7 @@ class Windows:
 
     def _up(self, _name: str, _: Any, forward: Any, x: Tensor, *_size: Any) -> Tensor:
         """Double the window; what is beyond the finer window's rim is left to the convolution behind it."""
-        return forward(x)  # type: ignore[no-any-return]
+        return forward(x)
 
 
 def _partly(wrap: Any, name: str, module: nn.Module, forward: Any) -> Any:

@@ -1,0 +1,317 @@
+"""Edits of a picture: nothing outside the mask changes, full and empty masks, undo, budgets, and bad input."""
+
+import numpy as np
+import pytest
+import torch
+from deadheat.measure import EditSession, edit
+from deadheat.measure.edit_cost import Cost
+from deadheat.measure.edit_inputs import cells, pixels
+from deadheat.pipelines import Cancelled, InputError, UnsupportedError, for_task, load
+from PIL import Image
+
+from ..families import FAMILIES, leftovers
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch):
+    """Tiny networks are all overhead: what an edit took must not decide about the next."""
+    monkeypatch.setattr(Cost, "sparse_took", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return FAMILIES["sd15"].build()
+
+
+def picture(seed: int = 0, side: int = 64) -> torch.Tensor:
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def square(top: int = 20, left: int = 20, side: int = 8, of: int = 64) -> torch.Tensor:
+    mask = torch.zeros(of, of, dtype=torch.bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def begun(pipe, **settings) -> EditSession:
+    return EditSession(pipe, picture(), **{"prompt": "a red cube", "steps": STEPS, "guidance": 4.0, **settings})
+
+
+def test_only_the_mask_changes_and_the_pipeline_stays_as_it_was(pipe):
+    before, plain = leftovers(pipe), FAMILIES["sd15"].call(pipe)
+    session = begun(pipe)
+    made = session.edit(square(), "a blue ball", strength=0.5)
+    assert made.lane == "sparse"
+    assert made.calls == 2 * 3
+    assert 0 < made.active < 0.5
+    assert torch.equal(made.image[:, ~made.mask], picture()[:, ~made.mask])
+    assert not torch.equal(made.image[:, made.mask], picture()[:, made.mask])
+    assert made.mask[square()].all()
+    assert made.stages["record"] > 0
+    assert "plain run" in made.warnings[0]
+    assert set(made.to_dict()) >= {"seconds", "stages", "active", "calls", "memory", "area", "lane"}
+    assert leftovers(pipe) == before
+    assert torch.equal(FAMILIES["sd15"].call(pipe), plain)
+
+
+def test_the_second_edit_needs_no_recording_and_is_deterministic(pipe):
+    session = begun(pipe)
+    first = session.edit(square(), "a blue ball", keep=False)
+    again = [session.edit(square(), "a blue ball", keep=False) for _ in range(3)]  # by forward, proved, by tape
+    assert [made.stages["record"] for made in again] == [0.0] * 3
+    for made in again:
+        torch.testing.assert_close(made.image, first.image, atol=1e-4, rtol=0)
+    assert session.memory == again[0].memory > 0
+
+
+def test_dense_is_the_ordinary_pipeline(pipe):
+    session = begun(pipe)
+    made = session.edit(square(), "a blue ball", strength=0.5, dense=True)
+    ordinary = for_task(pipe, "inpainting")(
+        "a blue ball",
+        image=picture()[None],
+        mask_image=made.mask[None, None].float(),
+        height=64,
+        width=64,
+        strength=0.5,
+        num_inference_steps=STEPS,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images[0]
+    assert torch.equal(made.image, torch.where(made.mask, ordinary, picture()))
+    assert made.calls == 2 * 3
+
+
+def test_a_full_mask_is_dense_bit_for_bit(pipe):
+    full = torch.ones(64, 64, dtype=torch.bool)
+    session = begun(pipe)
+    made = session.edit(full, "a blue ball", keep=False)
+    assert made.lane == "dense"
+    assert "covers the whole picture" in made.reason
+    assert torch.equal(made.image, session.edit(full, "a blue ball", dense=True).image)
+
+
+def test_an_empty_mask_returns_the_picture_at_once(pipe):
+    session = begun(pipe)
+    made = session.edit(torch.zeros(64, 64), "a blue ball")
+    assert made.lane == "none"
+    assert made.image is session.image
+    assert made.calls == made.seconds == 0
+    assert session.memory == 0
+    assert session.history == []
+
+
+def test_edits_accumulate_and_can_be_undone(pipe):
+    session = begun(pipe)
+    reference = session.edit(square(), "a blue ball", keep=False)
+    one = session.edit(square(), "a blue ball")
+    two = session.edit(square(0, 40), "a blue ball")
+    assert two.lane == "sparse"
+    assert two.stages["record"] == 0
+    assert torch.equal(two.base, one.image)
+    assert torch.equal(two.image[:, one.mask & ~two.mask], one.image[:, one.mask & ~two.mask])
+    assert session.history == [one, two]
+    assert torch.equal(session.undo(), one.image)
+    assert torch.equal(session.undo(), picture())
+    torch.testing.assert_close(session.edit(square(), "a blue ball").image, reference.image, atol=1e-4, rtol=0)
+    session.undo()
+    with pytest.raises(InputError, match="no edit to take back"):
+        session.undo()
+
+
+def test_after_a_dense_edit_the_picture_is_recorded_anew(pipe):
+    session = begun(pipe)
+    session.edit(square(), "a blue ball")
+    session.edit(square(0, 40), "a blue ball", dense=True)
+    assert session.memory == 0
+    assert session.edit(square(40, 0), "a blue ball").stages["record"] > 0
+    session.undo(), session.undo(), session.undo()
+    assert torch.equal(session.image, picture())
+
+
+@pytest.mark.parametrize("store", ["float16", "bfloat16", "float32"])
+def test_memory_stays_within_the_budget(pipe, store: str):
+    usual = begun(pipe, store=store)
+    usual.edit(square(), "a blue ball", keep=False)
+    budget = usual._engine.recording.nbytes // 2
+    session = begun(pipe, store=store, budget_bytes=budget)
+    made = session.edit(square(), "a blue ball", keep=False)
+    assert made.lane == "sparse"
+    assert made.memory <= budget
+    assert any("step is recorded" in said for said in made.warnings)
+    tight = begun(pipe, store=store, budget_bytes=1000)
+    made = tight.edit(square(), "a blue ball", keep=False)
+    assert made.lane == "dense"
+    assert "raise budget_bytes" in made.reason
+    assert tight.memory <= 1000
+
+
+def test_strokes_inpainting_and_prompts(pipe):
+    session, painted = begun(pipe), picture()
+    painted[:, square()] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    drawn = [
+        session.edit(square(), "a blue ball", mode="stroke", painted=painted, keep=False),
+        session.edit(square(), "a blue ball", mode="inpaint", keep=False),
+        session.edit(square(), "a blue ball", mode="prompt", keep=False),
+    ]
+    assert drawn[1].strength == 1.0
+    assert drawn[1].calls == 2 * STEPS
+    for nth, made in enumerate(drawn):
+        assert made.lane == "sparse"
+        assert not torch.equal(made.image, drawn[nth - 1].image)
+
+
+def test_scattered_masks(pipe):
+    mask = square(0, 0, 2) | square(60, 60, 2)
+    made = begun(pipe, grow=0).edit(mask, "a blue ball")
+    assert made.lane == "sparse"
+    assert made.active <= 8 / 64
+    assert torch.equal(made.image[:, ~made.mask], picture()[:, ~made.mask])
+
+
+def test_cancelling_leaves_everything_as_it_was(pipe):
+    before, session = leftovers(pipe), begun(pipe)
+    for stop in ("record", "sparse", "dense"):
+        seen = []
+
+        def watch(event, stop=stop, seen=seen):
+            seen.append(event)
+            if event.lane == stop and event.step == 2:
+                raise Cancelled("stop")
+
+        with pytest.raises(Cancelled):
+            session.edit(square(), "a blue ball", watch=watch, dense=stop == "dense")
+        assert seen[-1].steps == 3
+        assert torch.equal(session.image, picture())
+        assert session.history == []
+    assert leftovers(pipe) == before
+    assert session.edit(square(), "a blue ball").lane == "sparse"
+
+
+def test_compare(pipe):
+    result = begun(pipe).compare(square(), "a blue ball", repeats=2)
+    assert (result.dense.lane, result.sparse.lane) == ("dense", "sparse")
+    assert {lane: len(seconds) for lane, seconds in result.seconds.items()} == {"dense": 2, "sparse": 2}
+    assert result.outside == float("inf")
+    assert result.first_seconds > result.sparse.seconds > 0
+    assert result.to_dict()["speedup"] == result.speedup > 0
+
+
+def test_cover_is_told_before_anything_runs(pipe):
+    session = begun(pipe)
+    shares = [session.cover(square(side=side)) for side in (2, 16, 30)]
+    assert [cover.active for cover in shares] == sorted(cover.active for cover in shares)
+    assert shares[0].speedup > shares[1].speedup >= 1
+    assert not shares[0].recorded
+    assert session.cover(torch.ones(64, 64)).lane == "dense"
+    assert session.cover(torch.zeros(64, 64)).lane == "none"
+    session.prepare()
+    assert session.cover(square()).recorded
+
+
+def test_a_transformer_edits_by_its_tokens():
+    dit = load("pocket-dit", device="cpu")
+    session = EditSession(dit, picture(side=128), prompt="a large pizza", steps=4)
+    mask = square(40, 40, 12, of=128)
+    made = session.edit(mask, "a fox", strength=0.5)
+    assert made.lane == "sparse"
+    assert made.active == 0.0625 or made.active < 0.1
+    assert torch.equal(made.image[:, ~made.mask], picture(side=128)[:, ~made.mask])
+    again = session.edit(square(80, 80, 12, of=128), "a fox", strength=0.5)
+    assert again.stages["record"] == 0
+    session.undo(), session.undo()
+    torch.testing.assert_close(session.edit(mask, "a fox", strength=0.5).image, made.image, atol=1e-4, rtol=0)
+
+
+def test_one_edit_and_a_generated_picture(pipe):
+    made = edit(pipe, picture(), square(), "a blue ball", steps=STEPS, strength=0.5, guidance=4.0)
+    assert made.lane == "dense"
+    session = EditSession.generated(pipe, prompt="a red cube", steps=2, guidance=4.0)
+    assert session.image.shape == (3, 64, 64)
+
+
+def test_cells():
+    mask = square(7, 8, 1, of=16)
+    assert cells(mask, 8, 0).tolist() == [[False, True], [False, False]]
+    assert cells(mask, 8, 1).all()
+    assert pixels(torch.tensor([[True, False]]), 2).tolist() == [[True, True, False, False]] * 2
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (None, "not a picture"),
+        ("cat.png", "not a picture"),
+        (np.zeros((64, 64, 3)), "give a PIL image"),
+        (torch.zeros(4, 64, 64), r"not \(3, height, width\)"),
+        (torch.full((3, 64, 64), 255.0), "divide bytes by 255"),
+        (torch.zeros(3, 64, 60), "scale or crop it to 64 x 64"),
+        (Image.new("RGB", (4096, 4096)), "scale it down to 2048 x 2048"),
+    ],
+)
+def test_bad_pictures(pipe, image, said: str):
+    with pytest.raises(InputError, match=said):
+        EditSession(pipe, image)
+
+
+def test_bad_masks_and_settings(pipe):
+    session = begun(pipe)
+    with pytest.raises(InputError, match="there is no mask"):
+        session.edit(None, "a blue ball")
+    with pytest.raises(InputError, match="both need the same height and width"):
+        session.edit(square(of=32), "a blue ball")
+    with pytest.raises(InputError, match="mask is a str"):
+        session.edit("mask", "a blue ball")
+    with pytest.raises(InputError, match="strength is 0, not above 0"):
+        session.edit(square(), "a blue ball", strength=0)
+    with pytest.raises(InputError, match="less than one step"):
+        session.edit(square(), "a blue ball", strength=0.1)
+    with pytest.raises(InputError, match="did you mean stroke"):
+        session.edit(square(), "a blue ball", mode="strok")
+    with pytest.raises(InputError, match="give painted="):
+        session.edit(square(), "a blue ball", mode="stroke")
+    with pytest.raises(InputError, match="say mode='stroke'"):
+        session.edit(square(), "a blue ball", painted=picture())
+    with pytest.raises(InputError, match="steps is 0"):
+        EditSession(pipe, picture(), steps=0)
+
+
+@pytest.mark.parametrize("name", ["wan", "pixart", "lumina2"])
+def test_pipelines_that_cannot_start_from_a_picture(name: str):
+    with pytest.raises(UnsupportedError, match="take "):
+        EditSession(FAMILIES[name].build(), picture())
+
+
+def test_pil_pictures_and_masks(pipe):
+    image = Image.fromarray((picture().permute(1, 2, 0) * 255).byte().numpy())
+    mask = Image.fromarray(square().byte().numpy() * 255)
+    session = EditSession(pipe, image, steps=STEPS, guidance=4.0)
+    assert torch.equal(session.cover(mask).mask, session.cover(square()).mask)
+
+
+def test_a_stronger_edit_records_again_and_undo_still_is_exact(pipe):
+    session = begun(pipe)
+    reference = session.edit(square(), "a blue ball", strength=0.5, keep=False)
+    session.edit(square(0, 40), "a blue ball", strength=0.5)
+    assert session.edit(square(), "a blue ball", strength=1.0).stages["record"] > 0
+    session.undo(), session.undo()
+    torch.testing.assert_close(
+        session.edit(square(), "a blue ball", strength=0.5).image, reference.image, atol=1e-4, rtol=0
+    )
+
+
+def test_flux_edits_by_its_tokens():
+    session = begun(FAMILIES["flux"].build())
+    made = session.edit(square(), "a blue ball", strength=0.5)
+    assert made.lane == "sparse"
+    assert torch.equal(made.image[:, ~made.mask], picture()[:, ~made.mask])
+    again = session.edit(square(40, 40), "a blue ball", strength=0.5)
+    assert again.stages["record"] == 0
+    session.undo(), session.undo()
+    assert torch.equal(session.edit(square(), "a blue ball", strength=0.5).image, made.image)
