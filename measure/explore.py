@@ -151,7 +151,7 @@ def _sweep_point(
         "scores": scores,
         "calls": point.calls,
         "asked": point.asked,
-        "actions": first.actions,
+        "actions": [str(action) for action in first.actions],
         "cache": point.cache_bytes,
         "pictures": [look(c.picture) if (c := by_key.get(key)) and c.picture else None for key in shown],
         "shown": [_shown(by_key.get(key)) for key in shown],

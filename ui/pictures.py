@@ -9,7 +9,7 @@ from PIL import Image
 
 SIDE = 256  # pixels of a picture on the explorer
 MOST_PIXELS = 16_000_000  # of a picture from a stranger
-QUALITY = 90
+QUALITY = 85
 
 
 def data_url(source: Path | IO[bytes], side: int = SIDE) -> str | None:

@@ -52,7 +52,7 @@ def _read(raw: bytes, look: Look) -> dict[str, Any]:
 
     from deadheat import InputError
 
-    first = json.loads(raw.lstrip()[: raw.lstrip().find(b"\n")] if b'"deadheat sweep"' in raw[:400] else raw)
+    first = json.loads(raw.strip().partition(b"\n")[0] if b'"deadheat sweep"' in raw[:400] else raw)
     if not isinstance(first, dict):
         raise InputError(f"this is no result of Deadheat; {TAKEN}")
     if first.get("kind") == "deadheat sweep":
