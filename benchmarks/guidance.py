@@ -10,7 +10,6 @@ of the adapter's training too. Pictures for quality are kept in `--kept`, so tha
 
 import argparse
 import json
-import random
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from deadheat.accelerators import ACCELERATORS, GuidanceAdapter
-from deadheat.measure import compare, environment, psnr
+from deadheat.measure import compare, environment, frechet, psnr
 from deadheat.measure.adherence import adherence, look
 from deadheat.pipelines import call_arguments, pictures
 from deadheat.presets import Recipe, presets
@@ -26,8 +25,8 @@ from torch import Tensor
 
 from deadheat import accelerate, load
 from training.denoisers import prompts
-from training.generator import draw, layout
-from training.render import Renderer
+
+from .truth import rendered
 
 STEPS, GUIDANCE, SCALES, BATCH = 28, 4.0, (2.0, 4.0, 6.0, 8.0), 8
 TEXTS = {
@@ -118,28 +117,6 @@ def scored(words: list[str], seen: Tensor, truth: Tensor) -> dict[str, float | N
     scores = [found.score for found in adherence(words, seen) if found is not None]
     apart = [value for value in map(psnr, seen, truth) if isfinite(value)]
     return {"adherence": 100 * sum(scores) / len(scores), "psnr": sum(apart) / len(apart) if apart else None}
-
-
-def rendered(count: int) -> Tensor:
-    """Return true scenes, drawn by lot."""
-    rng, renderer = random.Random("guidance reference"), Renderer()
-    return torch.cat([renderer([layout(draw(rng), rng)], 128) for _ in range(count)])
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Return the Fréchet distance of two sets of features (N, F), taken as normal.
-
-    >>> a = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    >>> round(frechet(a, a), 6), round(frechet(a, a + 2), 4)
-    (0.0, 12.0)
-    """
-    first, second = a.double(), b.double()
-    means = (first.mean(0) - second.mean(0)).square().sum()
-    one, two = torch.cov(first.T), torch.cov(second.T)
-    values, vectors = torch.linalg.eigh(one)
-    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
-    both = torch.linalg.eigvalsh(root @ two @ root).clamp(min=0).sqrt().sum()
-    return max(0.0, float(means + one.trace() + two.trace() - 2 * both))
 
 
 def main() -> None:

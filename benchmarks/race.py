@@ -7,12 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deadheat.measure import Comparison, Lane, Spot, chart, compare
+import torch
+from deadheat.measure import Comparison, Event, Lane, Spot, chart, compare, frechet
+from deadheat.measure.adherence import look
 from deadheat.presets import Recipe
 
 from training.denoisers import prompts
 
+from .truth import rendered
+
 STEPS = 28
+SCENES = 512  # true ones, for the Fréchet distance
 CONTROL = "plain fewer steps"
 UNITS = {
     "psnr": "PSNR to the 28-step picture, dB, mean",
@@ -52,11 +57,23 @@ def race(
     result = compare(
         pipe, [recipe for recipes in lines.values() for recipe in recipes],
         prompts=prompts(arguments.prompts, f"{kind} benchmark"), steps=STEPS, repeats=arguments.repeats,
-        control=False, memory=False, **options,
+        control=False, memory=False, watch=_Told(), **options,
     )  # fmt: skip
     print(result.table())
     write(result, names, arguments.out / f"{kind}-{arguments.model}")
     return result
+
+
+class _Told:
+    """Says when another phase begins: once nothing is timed any more, the machine may do other things again."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+
+    def __call__(self, event: Event) -> None:
+        if event.phase != self.phase:
+            self.phase = event.phase
+            print(f"{datetime.now(UTC):%H:%M:%S} {event.phase}", flush=True)
 
 
 def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
@@ -69,6 +86,9 @@ def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
         "baseline": row("baseline", result.baseline, metrics),
         "lanes": [row(names[lane.name], lane, metrics) for lane in result.variants],
     }
+    truth = look(rendered(SCENES)).features
+    for kept, lane in zip([record["baseline"], *record["lanes"]], [result.baseline, *result.variants], strict=True):
+        kept["frechet"] = frechet(look(torch.stack([cell.picture for cell in lane.cells])).features, truth)
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for metric in metrics:
