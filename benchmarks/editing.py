@@ -47,7 +47,9 @@ def full_size() -> Any:
         vae=AutoencoderKL(latent_channels=4, sample_size=512, **VAE).eval(),
         text_encoder=CLIPTextModel(config).eval(),
         tokenizer=pocket.tokenizer,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -19,7 +19,7 @@ class Cost:
 
     >>> cost = Cost()
     >>> round(cost.speedup(0.05, 16), 1), round(cost.speedup(0.9, 16), 1)
-    (5.6, 1.1)
+    (5.3, 1.1)
     """
 
     base: float = 0.15

@@ -84,7 +84,7 @@ class UNetRecording:
             return network(call)
         out, notes = self.windows.noted(lambda: network(call))
         if not self._levels:
-            fitting = self.budget // notes.nbytes
+            fitting = max(0, self.budget) // notes.nbytes
             self.too_large = not fitting
             self.every = max(self.every, math.ceil(call.steps / max(1, fitting)))
         if not self.too_large:

@@ -198,5 +198,5 @@ def packed_convolution(
     return kernel, call, {}
 
 
-MOST_PACKED = 2**24  # bytes of a weight; larger ones belong to networks whose windows take longer than that
+MOST_PACKED = 2**21  # bytes of a weight; larger ones belong to networks whose windows take longer than that
 _DIVISIONS = {torch.Tensor.__truediv__, torch.Tensor.div, torch.div, torch.true_divide}

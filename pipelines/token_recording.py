@@ -97,7 +97,7 @@ class TokenRecording:
         if kept is not None and not self.too_large and call.step % self.every == 0:
             noted = self._noted(kept)
             if not self._levels:
-                fitting = self.budget // (_bytes(noted) * (1 if len(call.branches) == 2 else 2))
+                fitting = max(0, self.budget) // (_bytes(noted) * (1 if len(call.branches) == 2 else 2))
                 self.too_large = not fitting
                 self.every = max(self.every, math.ceil(call.steps / max(1, fitting)))
             if not self.too_large:

@@ -200,7 +200,7 @@ class Frame:
         return found
 
     def write(self, notes: Notes, values: Mapping[str, Tensor]) -> None:
-        """Write these parts into the notes: of ``fresh``, for the next edit to start from, or of ``held``, as before."""
+        """Write these parts into the notes: those of ``fresh`` for the next edit, or those of ``held`` again."""
         for name, cut in self.cuts.items():
             cut.fresh.of(notes.whole[name]).copy_(values[name])
         for name, rows in self.rows.items():
