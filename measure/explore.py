@@ -31,6 +31,8 @@ UNITS = {"psnr": "dB", "adherence": "%"}
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms-ssim": "MS-SSIM", "lpips": "LPIPS", "adherence": "adherence"}
 ASKS = {"adherence": "Good picture?", "clipscore": "Good picture?", "imagereward": "Good picture?"}
 
+STEADY = 1.25  # the slowest baseline over the fastest, on a machine with nothing else to do
+
 Look = Callable[[str], str | None]
 Row = dict[str, Any]
 
@@ -64,7 +66,8 @@ def explore_sweep(sweep: Sweep, look: Look) -> Row:
     ]
     head = {"settings": {"model": sweep.model, **s}, "environment": sweep.environment, "created": sweep.created}
     notes = [_rounds(s["repeats"]), *_notes(s["metrics"], sweep.unavailable, sweep.environment)]
-    return _whole(head, f"{_many(len(shown), 'picture')} a setting", shown, points, notes)
+    page = _whole(head, f"{_many(len(shown), 'picture')} a setting", shown, points, notes)
+    return {**page, "unsteady": _unsteady(sweep.cells)}
 
 
 def explore_comparison(result: Mapping[str, Any], look: Look) -> Row:
@@ -74,6 +77,22 @@ def explore_comparison(result: Mapping[str, Any], look: Look) -> Row:
     points = [_lane_point(s, lane, look) for lane in lanes]
     notes = [_rounds(s["repeats"]), *_notes(s["metrics"], result["unavailable"], result["environment"])]
     return _whole(result, f"{_many(len(shown), 'picture')} a lane", shown, points, notes)
+
+
+def _unsteady(cells: Iterable[SweepCell]) -> str:
+    """Say so where the machine was busy with other things: then only what was measured in turns can be compared."""
+    found: dict[int, list[float]] = {}
+    for cell in cells:
+        if cell.baseline_seconds:
+            found.setdefault(cell.steps, []).append(statistics.median(cell.baseline_seconds))
+    wide = [(min(times), max(times)) for times in found.values() if max(times) > STEADY * min(times)]
+    if not wide:
+        return ""
+    low, high = wide[0]
+    return (
+        f"This machine was busy: the baseline took from {low:.2f} to {high:.2f} s. Seconds of different settings "
+        "cannot be compared then; speed-ups can, for they were measured in turns with the baseline."
+    )
 
 
 def hardware_text(environment: Mapping[str, Any]) -> str:

@@ -424,7 +424,8 @@ function show(v) {
   if (!names.includes(now.metric)) now.metric = names[0] || "";
   if (!steps.includes(now.steps)) now.steps = steps.length ? steps[steps.length - 1] : null;
   now.prompt = Math.min(now.prompt, Math.max(0, v.prompts.length - 1));
-  if (!same) { now.off.clear(); now.best = false; now.wish = null; }
+  if (!same) { now.off.clear(); now.best = false; now.wish = null; now.across = v.unsteady ? "speedup" : "seconds"; }
+  at("across").value = now.across;
   options(at("metric"), v.metrics.map((m) => [m.name, m.label]), now.metric);
   options(at("steps"), steps.map((n) => [n, String(n)]), now.steps);
   at("stepped").hidden = steps.length < 2;
@@ -453,7 +454,7 @@ function update() {
     return tell(now.run === v.run || !v.early ? v.said : v.early);
   }
   if (v.kind === "progress") return news(v);
-  tell(v.said);
+  tell(v.said, v.unsteady);
   if (v.progress && !v.points.length && window.innerWidth < 760) root.scrollIntoView({ behavior: "smooth" });
   if (v.points.length) show(v); else root.dataset.mode = data ? "waiting" : "empty";
   head(v, v.badge);

@@ -123,6 +123,13 @@ def test_points_say_what_was_measured(folder: Path):
     json.dumps(page, allow_nan=False)
 
 
+def test_a_busy_machine_is_told(folder: Path):
+    found = Sweep.load(folder)
+    assert explore_sweep(found, lambda file: file)["unsteady"] == ""
+    found.cells[3].baseline_seconds[:] = [3.0, 3.1, 3.2]
+    assert "from 2.00 to 3.10 s" in explore_sweep(found, lambda file: file)["unsteady"]
+
+
 def test_every_accelerator_has_a_family():
     from deadheat import ACCELERATORS
 
