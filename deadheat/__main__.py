@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, edit_command
+from . import __version__
 from ._arguments import load_model as _load
 from ._arguments import prompts_of as _prompts
 from ._arguments import show as _show
 from ._arguments import size_of as _size
 from ._arguments import takes_model as _takes_model
 from ._arguments import whole as _whole
+from ._edit import edit_command, takes_edit
 from ._sweep import report_static, report_sweep, sweep_command, takes_sweep
 from ._tune import takes_search, tune_command
 
@@ -348,7 +349,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argpars
     "doctor": (_doctor, _takes_model_and_steps, "say which accelerators and switches fit a model here, and why not"),
     "compare": (_compare, _takes_comparison, "run a model as it is and accelerated, and measure both"),
     "sweep": (sweep_command, takes_sweep, "measure many recipes, prompts, seeds and steps; goes on where it stopped"),
-    "edit": edit_command.command(_takes_model, _load, _show),
+    "edit": (edit_command, takes_edit, "change the part of a picture that a mask shows, and compute only that part"),
     "calibrate": (_calibrate, _takes_calibration, "measure which steps a model can do without; writes a preset"),
     "tune": (tune_command, takes_search, "find the fastest setting that holds a quality, or the best within a time"),
     "report": (_report, _takes_result, "show a saved comparison or sweep again"),

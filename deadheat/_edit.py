@@ -6,29 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Fill = Callable[[argparse.ArgumentParser], None]
-Run = Callable[[argparse.Namespace], None]
-Show = Callable[[argparse.Namespace, Any, str], None]
-ABOUT = "change the part of a picture that a mask shows, and compute only that part"
+from ._arguments import load_model, show, takes_model
 
 
-def command(takes_model: Fill, load: Callable[[argparse.Namespace], Any], show: Show) -> tuple[Run, Fill, str]:
-    """Return the command as the command line lists it, from what all commands share."""
-
-    def run(arguments: argparse.Namespace) -> None:
-        out = _out(arguments.out)
-        files = _Files(arguments)
-        _check(arguments)
-        session = files.session(load(arguments))
-        given = {"mode": arguments.mode, "strength": arguments.strength, "painted": files.painted}
-        data, text = _edited(arguments, session, files, given, out)
-        show(arguments, data, text)
-
-    def fill(parser: argparse.ArgumentParser) -> None:
-        takes_model(parser)
-        _takes_edit(parser)
-
-    return run, fill, ABOUT
+def edit_command(arguments: argparse.Namespace) -> None:
+    """Edit a picture, write the new one, and say what it took."""
+    out = _out(arguments.out)
+    files = _Files(arguments)
+    _check(arguments)
+    session = files.session(load_model(arguments))
+    given = {"mode": arguments.mode, "strength": arguments.strength, "painted": files.painted}
+    data, text = _edited(arguments, session, files, given, out)
+    show(arguments, data, text)
 
 
 def _edited(
@@ -145,7 +134,9 @@ def _progress(arguments: argparse.Namespace) -> Callable[[Any], None] | None:
     return watch
 
 
-def _takes_edit(parser: argparse.ArgumentParser) -> None:
+def takes_edit(parser: argparse.ArgumentParser) -> None:
+    """Take a model, the pictures, and what they shall become."""
+    takes_model(parser)
     parser.add_argument("--image", required=True, help="the picture to edit")
     parser.add_argument(
         "--mask", required=True, help="a picture of the same size, white (or opaque) where it may change"
