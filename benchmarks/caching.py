@@ -16,11 +16,12 @@ from deadheat import load
 
 from .race import CONTROL, fewer, parser, race
 
-FEWER = (18, 16, 13, 11, 9)
+FEWER = (18, 16, 13, 11, 9, 7)
 RECIPES = {  # a line of the chart: its settings, from faithful to fast
     "ab-cache": ("ab-cache:every=2", "ab-cache:every=3", "ab-cache:every=4,order=1"),
-    "easy-cache": ("easy-cache",),
-    "sada": ("sada:start=0.2",),
+    "lemica": ("lemica",),
+    "easy-cache": ("easy-cache", "easy-cache:threshold=0.1"),
+    "sada": ("sada:start=0.2", "sada:start=0.1,most=3"),
     "clockwork": ("clockwork:clock=2", "clockwork:clock=4"),
     "deepcache": ("deepcache:every=2", "deepcache:every=3"),
     "encoder-propagation": ("encoder-propagation",),
@@ -28,10 +29,10 @@ RECIPES = {  # a line of the chart: its settings, from faithful to fast
     "taylor-seer": ("taylor-seer:every=2", "taylor-seer"),
     "pyramid-attention-broadcast": ("pyramid-attention-broadcast",),
     "faster-cache": ("faster-cache",),
-    "teacache": ("teacache", "teacache:threshold=0.2"),
+    "teacache": ("teacache", "teacache:threshold=0.3"),
     "magcache": ("magcache-13",),
     "first-block-cache": ("first-block-cache", "first-block-cache:threshold=0.2"),
-    "sea-cache": ("sea-cache", "sea-cache:threshold=0.5"),
+    "sea-cache": ("sea-cache", "sea-cache:threshold=0.5,most=4"),
     "db-cache": ("db-cache", "db-cache:threshold=0.15"),
 }
 
