@@ -38,6 +38,7 @@ TEXTS = {
     "adapter x lemica": "guidance-adapter + lemica",
     "ab-cache/3": "ab-cache:every=3",
     "guidance-interval": "guidance-interval",
+    "guidance-interval to a half": "guidance-interval:stop=0.5",
     "adaptive-guidance": "adaptive-guidance",
     "guidance-cache": "guidance-cache",
     "plain, 15 steps": "fewer-steps:steps=15",
