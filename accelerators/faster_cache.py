@@ -13,6 +13,7 @@ from .guidance import Guide, Halves, Memory
 from .knobs import knob
 from .module_cache import ATTENTION, ModuleCache, Part, in_block
 from .spectrum import slow_part
+from .worth import amplifies
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class FasterCache(ModuleCache):
     paper: ClassVar[str] = "Lv et al. 2024, arXiv:2410.19355"
     neutral: ClassVar[dict[str, Any]] = {"every": 1, "uncond_every": 1}
     seat: ClassVar[str] = "attention and feed-forward"
+    behind: ClassVar[frozenset[str]] = frozenset({"denoiser output"})
     nodes: ClassVar[int] = 2  # type: ignore[misc]
 
     every: int = knob(2, "run attention once in this many steps", low=1, high=10, unit="steps")
@@ -92,6 +94,10 @@ class FasterCache(ModuleCache):
                 stack.enter_context(stage.around_denoiser(partial(Halves, _Branches(self), stage)))
             stack.enter_context(super().attach(stage))
             yield
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        return [*said, *(amplifies(self, pipe, "weight", 0) if self.every > 1 else [])]
 
     def reason(self) -> str:
         return f"attention continued, every {self.every}"

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from ..pipelines import KnobError
 
 
-def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1) -> bool:
+def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1, *, since: int | None = None) -> bool:
     """Tell whether a step is computed: the first *warmup*, then one in *every*, and the last one, or so many.
+
+    The period is counted from the end of the warm-up, or *since* another step.
 
     >>> [step for step in range(14) if periodic(step, 14, 3, 4)]
     [0, 1, 2, 3, 4, 7, 10, 13]
+    >>> [step for step in range(14) if periodic(step, 14, 3, 4, since=0)]
+    [0, 1, 2, 3, 6, 9, 12, 13]
     """
-    return step < warmup or (step - warmup) % every == 0 or step >= steps - last
+    begin = warmup if since is None else since
+    return step < warmup or (step - begin) % every == 0 or step >= steps - last
 
 
 def read_mask(text: str, of: int) -> tuple[int, ...]:

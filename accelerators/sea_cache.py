@@ -13,7 +13,7 @@ from ..pipelines import Around, Call, Latents, Link, Network, Stage, denoisers, 
 from .base import Accelerator
 from .block_hooks import hooked
 from .knobs import knob
-from .worth import seldom_pays
+from .worth import amplifies, seldom_pays
 
 ROOT = "sea_cache_root"
 HOOKS = (ROOT, "sea_cache_leader_block", "sea_cache_block", "sea_cache_post_norm")
@@ -64,7 +64,7 @@ class SeaCache(Accelerator):
         return None
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return seldom_pays(self, pipe, steps)
+        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 0)]
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw the filtered latents change by {self.threshold:g} or more between any of {steps} steps"

@@ -10,9 +10,8 @@ from torch import Tensor
 from ..pipelines import Call, Link, unlike_unet
 from .base import Accelerator
 from .module_cache import Made
-from .output_cache import STOCHASTIC
 from .predictors import combine, lagrange_weights
-from .worth import seldom_pays
+from .worth import amplifies, seldom_pays
 
 Kind = tuple[tuple[str, ...], tuple[int, ...], torch.dtype]  # what the batch holds, shape of one branch, type
 
@@ -51,10 +50,7 @@ class UNetCache(Accelerator):
         return any(self.computes(between, steps) for between in range(since + 1, step + 1))
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        said, scheduler = seldom_pays(self, pipe, steps), type(pipe.scheduler).__name__
-        if self.order > 1 and any(word in scheduler for word in STOCHASTIC):
-            said.append(f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1")
-        return said
+        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1)]
 
     def idle_because(self, steps: int) -> str:
         return f"{self} runs all of the UNet at each of {steps} steps"

@@ -196,6 +196,20 @@ def test_late_steps_follow_the_cadence(every: int):
     assert [step in run.skipped for step in late] == [(step - 1) % every != 0 for step in late]
 
 
+def test_with_slopes_the_cadence_is_all_that_multistep_sets():
+    """As in the official code for flow matching: the slope is continued once, then repeated, and no picture is."""
+    sada = SADA(criterion="curvature", fill="slope", late=0.0, every=4, terms=5, most=4, start=0.1, stop=1.0)
+    run = Euler(sada)
+    run.go(wild, torch.randn(1, 1, 4, 4))
+    assert run.skipped == [step for step in range(3, 29) if (step - 1) % 4]
+    assert not run.walk.pictures
+    slopes = run.predictions
+    for step in run.skipped:
+        repeats = step - 1 in run.skipped
+        expected = slopes[step - 1] if repeats else 2 * slopes[step - 1] - slopes[step - 2]
+        assert torch.allclose(slopes[step], expected, atol=1e-4)
+
+
 def test_a_picture_on_a_line_is_continued():
     """A network whose picture moves evenly from step to step: the multistep rule is then exact."""
     c, d = noise(0).float(), noise(1).float()
@@ -376,5 +390,6 @@ def test_what_it_refuses_and_warns_of():
     assert SADA(coefficients="code").cautions(pipe, 28)
     assert not SADA().cautions(pipe, 28)
     assert "leave little" in SADA().cautions(pipe, 8)[0]
+    assert not SADA(most=0).cautions(pipe, 8)
     with pytest.raises(KnobError, match="swap them"):
         SADA(start=0.9, stop=0.1)
