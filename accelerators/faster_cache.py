@@ -12,6 +12,7 @@ from ..pipelines import Call, KnobError, Link, Stage, on_frames
 from .guidance import Guide, Halves, Memory
 from .knobs import knob
 from .module_cache import ATTENTION, ModuleCache, Part, in_block
+from .schedules import due
 from .spectrum import slow_part
 from .worth import amplifies
 
@@ -131,9 +132,8 @@ class _Gap(Guide):
     ran: int = -1
 
     def both(self, call: Call) -> bool:
-        since = range(self.ran + 1, call.step + 1)  # some steps may have been answered further out
         every = self.cache.uncond_every
-        return not self.memory or any(self.cache.runs(step, call.steps, every) for step in since)
+        return not self.memory or due(self.ran, call.step, lambda step: self.cache.runs(step, call.steps, every))
 
     def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
         self.ran = call.step

@@ -1,6 +1,6 @@
 """When to compute: rules that decide before the run starts, and one that looks at the run. Steps count from 0."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..pipelines import KnobError
@@ -18,6 +18,18 @@ def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1, *, s
     """
     begin = warmup if since is None else since
     return step < warmup or (step - begin) % every == 0 or step >= steps - last
+
+
+def due(since: int, step: int, computes: Callable[[int], bool]) -> bool:
+    """Tell whether what was made at step *since* has had its day at *step*: a step behind it is one that *computes*.
+
+    Not the rule for *step* alone: where an accelerator further out answered at a step that was to compute, the next
+    call makes up for it, and nothing grows older than it would have been.
+
+    >>> [due(4, step, lambda at: at % 4 == 0) for step in (6, 8, 9)]
+    [False, True, True]
+    """
+    return any(map(computes, range(since + 1, step + 1)))
 
 
 def read_mask(text: str, of: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from ..pipelines import Call, Link, unlike_unet
 from .base import Accelerator
 from .module_cache import Made
 from .predictors import combine, lagrange_weights
+from .schedules import due
 from .worth import amplifies, seldom_pays
 
 Kind = tuple[tuple[str, ...], tuple[int, ...], torch.dtype]  # what the batch holds, shape of one branch, type
@@ -41,14 +42,6 @@ class UNetCache(Accelerator):
     def reason(self) -> str:
         """Return what the strip says of a step at which the part is left out."""
 
-    def due(self, since: int, step: int, steps: int) -> bool:
-        """Tell whether what was made at step *since* has had its day at *step*.
-
-        Not the rule for *step* alone: where an accelerator further out skipped the whole call at a step that was to
-        compute, the next call makes up for it, and nothing grows older than it would have been.
-        """
-        return any(self.computes(between, steps) for between in range(since + 1, step + 1))
-
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1)]
 
@@ -64,10 +57,14 @@ class Past:
         self.made: dict[Kind, deque[Made]] = {}
         link.run.holds(self.made)
 
+    def due(self, since: int, step: int, steps: int) -> bool:
+        """Tell whether what was made at step *since* has had its day at *step* of a run of so many."""
+        return due(since, step, lambda between: self.cache.computes(between, steps))
+
     def instead(self, call: Call, hidden: Tensor) -> Any:
         """Return the prediction for *call*, one tensor or several; None where the part has to run."""
         made = self._of(call)
-        if not made or self.cache.due(int(made[-1].step), call.step, call.steps):
+        if not made or self.due(made[-1].step, call.step, call.steps):
             return None
         self.link.note("partial", self.cache.reason())
         weights = lagrange_weights([node.step for node in made], call.step)

@@ -4,11 +4,12 @@ from collections import deque
 
 import pytest
 import torch
-from deadheat.accelerators import SADA, GuidanceInterval, attached
+from deadheat.accelerators import SADA, ABCache, DeepCache, GuidanceInterval, TeaCache, attached, check
 from deadheat.accelerators.pruning import Pruning, chosen
 from deadheat.accelerators.trajectory import COEFFICIENTS, Node, Trajectory, _continued, forecast
 from deadheat.pipelines import (
     Call,
+    IncompatibleError,
     KnobError,
     Latents,
     Level,
@@ -364,6 +365,16 @@ def test_runs_repeat_and_are_counted(on: str, kind: type | None, settings: dict,
     assert did[0][-1] == "computed"
     if type(pipe.scheduler) in (EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, DDIMScheduler):
         assert did[0].count("extrapolated") == 4  # steps 3-4 and 6-7: every step is stable
+
+
+@pytest.mark.parametrize(
+    ("on", "other"), [("sd15", DeepCache()), ("sd3", TeaCache()), ("sd3", ABCache(place="stack"))], ids=str
+)
+@pytest.mark.parametrize("order", [1, -1], ids=["sada-outside", "cache-outside"])
+def test_predicted_slopes_are_not_judged(on: str, other, order: int):
+    with pytest.raises(IncompatibleError) as error:
+        check([SADA(), other][::order], FAMILIES[on].build())
+    assert "sada" in str(error.value) and str(other) in str(error.value)
 
 
 @pytest.mark.parametrize("on", ["sd3", "flux"])

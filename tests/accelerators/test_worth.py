@@ -13,7 +13,6 @@ from deadheat.accelerators import (
 from deadheat.accelerators.worth import stochastic
 from deadheat.pipelines import calls_a_step, few_step_model
 from diffusers import (
-    CosineDPMSolverMultistepScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -21,6 +20,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     LCMScheduler,
+    SASolverScheduler,
 )
 
 from ..families import FAMILIES
@@ -131,7 +131,7 @@ def test_resting_parts_and_fresh_noise(on: str, cache):
 @pytest.mark.parametrize(
     ("scheduler", "fresh"),
     [(FlowMatchEulerDiscreteScheduler(), False), (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), True),
-     (DDIMScheduler(), False), (LCMScheduler(), True), (CosineDPMSolverMultistepScheduler(), True)],
+     (DDIMScheduler(), False), (LCMScheduler(), True), (SASolverScheduler(), True)],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_which_schedulers_add_noise(scheduler, fresh: bool):
