@@ -8,6 +8,7 @@ from .output_cache import PLACES, OutputCache
 from .predictors import binomial_weights, damped_weights, lagrange_weights, taylor_weights
 from .schedules import periodic
 
+SINCE = ("warmup", "start")
 WEIGHTS = ("lagrange", "binomial", "taylor", "damped")
 
 
@@ -27,10 +28,11 @@ class ABCache(OutputCache):
     which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). For comparison there
     are TaylorSeer's differences for derivatives (``"taylor"``), and a polynomial that is held beyond ``horizon`` times
     the last distance (``"damped"``). Order 1 repeats the last output, order 2 continues a line. ``place="stack"``
-    does so with what the transformer blocks add to their input. ``every=1`` computes everything.
+    does so with what the transformer blocks add to their input. ``since="start"`` computes the multiples of ``every``
+    behind the warm-up, as the authors do, who also skip the last step. ``every=1`` computes everything.
 
-    >>> ABCache(every=3).computed(14)
-    (0, 1, 2, 3, 4, 7, 10, 13)
+    >>> ABCache(every=3).computed(14), ABCache(every=3, since="start").computed(14)
+    ((0, 1, 2, 3, 4, 7, 10, 13), (0, 1, 2, 3, 6, 9, 12, 13))
     """
 
     name: ClassVar[str] = "ab-cache"
@@ -42,6 +44,7 @@ class ABCache(OutputCache):
     order: int = knob(2, "how many past outputs predict a skipped one", low=1, high=5, unit="outputs")
     every: int = knob(3, "run the network once in this many steps", low=1, high=10, unit="steps")
     warmup: int = knob(4, "first steps that always run", low=1, high=50, unit="steps")
+    since: str = knob("warmup", "from where every is counted: the end of the warm-up, or step 0", choices=SINCE)
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
     weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
     horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
@@ -55,7 +58,8 @@ class ABCache(OutputCache):
 
     def computes(self, step: int, steps: int) -> bool:
         """Tell whether the network runs at *step* (from 0): warm-up, then every so often, and the last step."""
-        return periodic(step, steps, self.every, max(self.warmup, self.order))
+        warmup = max(self.warmup, self.order)
+        return periodic(step, steps, self.every, warmup, since=0 if self.since == "start" else warmup)
 
     def weights_at(self, nodes: list[float], where: float) -> tuple[float, ...]:
         match self.weights:
@@ -80,4 +84,6 @@ class ABCache(OutputCache):
         said = super().cautions(pipe, steps)
         if self.feed_back and self.every > 2:
             said.append("feed_back with every > 2 multiplies errors from skip to skip: use every=2")
+        if self.feed_back and self.every > 1 and self.order > 2:
+            said.append(f"feed_back with order {self.order} multiplies errors even at every=2: use order=2")
         return said

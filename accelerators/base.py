@@ -20,6 +20,8 @@ class Accelerator(ABC):
         neutral: knob values with which the accelerator changes nothing at all.
         seat: what it occupies; two accelerators of one recipe cannot have the same seat.
         excludes: seats that nobody may have beside it.
+        behind: seats whose accelerators must come before it in a recipe: it learns from what they let through, and
+            standing before them it would learn from their predictions.
     """
 
     name: ClassVar[str]
@@ -28,6 +30,7 @@ class Accelerator(ABC):
     neutral: ClassVar[Mapping[str, Any]]
     seat: ClassVar[str]
     excludes: ClassVar[frozenset[str]] = frozenset()
+    behind: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse a knob outside its range."""
@@ -42,6 +45,10 @@ class Accelerator(ABC):
     def refusal(self, pipe: Any) -> str | None:
         """Return a sentence that says why it cannot work with *pipe* and these knobs, or None if it can."""
         return self.supports(pipe)
+
+    def bars(self, pipe: Any) -> frozenset[str]:
+        """Return the seats that nobody may have beside it with *pipe* and these knobs."""
+        return self.excludes
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         """Return sentences that say why it may not pay with *pipe* at this number of steps."""
@@ -112,7 +119,8 @@ def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
 
     Raises:
         UnsupportedError: an accelerator cannot work with this pipeline.
-        IncompatibleError: two accelerators want the same seat, or one excludes the other's.
+        IncompatibleError: two accelerators want the same seat, one excludes the other's, or they stand in an order in
+            which one would learn from the other's predictions.
     """
     for accelerator in accelerators:
         if (why := accelerator.refusal(pipe)) is not None:
@@ -125,11 +133,17 @@ def check(accelerators: Sequence[Accelerator], pipe: Any) -> None:
                 f"{other} and {accelerator} both take the {accelerator.seat}; "
                 f"the second would only see what the first lets through: keep one of them"
             )
-    for accelerator in accelerators:
-        for seat in sorted(accelerator.excludes & seats.keys()):
+    for at, accelerator in enumerate(accelerators):
+        for seat in sorted(accelerator.bars(pipe) & seats.keys()):
             raise IncompatibleError(
-                f"{accelerator} leaves nothing whole for {seats[seat]}, which takes the {seat}: keep one of them"
+                f"{accelerator} does not go with {seats[seat]}, which takes the {seat}: keep one of them"
             )
+        for other in accelerators[at + 1 :]:
+            if other.seat in accelerator.behind:
+                raise IncompatibleError(
+                    f"{accelerator} stands before {other} and would learn from its predictions: "
+                    f"write {other.name} + {accelerator.name}, in this order"
+                )
 
 
 @contextmanager

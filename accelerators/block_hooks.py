@@ -1,15 +1,63 @@
 """diffusers' cache hooks on a stack of blocks: applied, helped where a block drops its text, and taken off whole."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, ClassVar
 
 from diffusers.hooks import HookRegistry
 from torch import nn
 
-from ..pipelines import patched, preserved
+from ..pipelines import Around, Family, Link, Stage, denoisers, family, patched, preserved, why_no_stack
+from .base import Accelerator
+from .worth import seldom_pays
 
 LEFT_BEHIND = ("forward", "_diffusers_hook")
+
+
+class HookedCache(Accelerator):
+    """A cache of the block stack that diffusers computes; here it only gets its place, and a state for every run.
+
+    Attributes:
+        threshold: the change that is no longer ignored; 0 is not applied at all.
+    """
+
+    seat: ClassVar[str] = "block stack"
+    threshold: float
+
+    @abstractmethod
+    def hooked(self, network: nn.Module, described: Family) -> AbstractContextManager[set[str]]:
+        """Put diffusers' hooks on a denoiser, and take them off again; see ``hooked``."""
+
+    @abstractmethod
+    def started(self, network: nn.Module, ran: set[str]) -> Callable[[Link], Around]:
+        """Return what stands around the calls of a denoiser that has the hooks; *ran* is what ``hooked`` yields."""
+
+    @classmethod
+    def supports(cls, pipe: Any) -> str | None:
+        if (why := why_no_stack(pipe)) is not None:
+            return why
+        try:
+            for network in denoisers(pipe).values():
+                with cls().hooked(network, family(pipe)):
+                    pass
+        except ValueError:  # what diffusers raises for a block class that it does not know
+            return "diffusers has not registered its transformer blocks for caching"
+        return None
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        return seldom_pays(self, pipe, steps)
+
+    @contextmanager
+    def attach(self, stage: Stage) -> Iterator[None]:
+        if self.threshold == 0:
+            yield
+            return
+        with ExitStack() as stack:
+            for network in stage.denoisers.values():
+                ran = stack.enter_context(self.hooked(network, stage.family))
+                stack.enter_context(stage.around_denoiser(self.started(network, ran), innermost=True))
+            yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..pipelines import Around, Call, Link, Network, Stack, Stage, denoisers, exchanged, family
+from ..pipelines import Around, Call, Link, Network, Stack, Stage, denoisers, exchanged, family, why_no_stack
 from .base import Accelerator
 from .knobs import knob
 from .worth import seldom_pays
@@ -55,12 +55,7 @@ class DBCache(Accelerator):
     def supports(cls, pipe: Any) -> str | None:
         if find_spec("cache_dit") is None:
             return "cache-dit is not installed: pip install deadheat[peers]"
-        described = family(pipe)
-        if described.unet:
-            return "a UNet has no single stack of transformer blocks"
-        if not described.known:
-            return "its transformer blocks are not described in pipelines/families.py"
-        return None
+        return why_no_stack(pipe)
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw its first blocks change by {self.threshold:g} or more, or had no others, in {steps} steps"

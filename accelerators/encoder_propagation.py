@@ -91,7 +91,7 @@ class _Encoder(Past):
     def instead_of_control(self, step: int, asked: tuple[Any, ...]) -> Any | None:
         """Return the residuals of the last key step; None where the ControlNet has to run."""
         since, out = self.control.get(asked, (None, None))
-        return None if since is None or self.cache.due(since, step, self.link.run.total) else out
+        return None if since is None or self.due(since, step, self.link.run.total) else out
 
     def learn_control(self, step: int, asked: tuple[Any, ...], out: Any) -> None:
         """Remember the residuals."""

@@ -12,7 +12,9 @@ from ..pipelines import Call, KnobError, Link, Stage, on_frames
 from .guidance import Guide, Halves, Memory
 from .knobs import knob
 from .module_cache import ATTENTION, ModuleCache, Part, in_block
+from .schedules import due
 from .spectrum import slow_part
+from .worth import amplifies
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class FasterCache(ModuleCache):
     paper: ClassVar[str] = "Lv et al. 2024, arXiv:2410.19355"
     neutral: ClassVar[dict[str, Any]] = {"every": 1, "uncond_every": 1}
     seat: ClassVar[str] = "attention and feed-forward"
+    behind: ClassVar[frozenset[str]] = frozenset({"denoiser output"})
     nodes: ClassVar[int] = 2  # type: ignore[misc]
 
     every: int = knob(2, "run attention once in this many steps", low=1, high=10, unit="steps")
@@ -93,6 +96,10 @@ class FasterCache(ModuleCache):
             stack.enter_context(super().attach(stage))
             yield
 
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        said = super().cautions(pipe, steps)
+        return [*said, *(amplifies(self, pipe, "weight", 0) if self.every > 1 else [])]
+
     def reason(self) -> str:
         return f"attention continued, every {self.every}"
 
@@ -125,9 +132,8 @@ class _Gap(Guide):
     ran: int = -1
 
     def both(self, call: Call) -> bool:
-        since = range(self.ran + 1, call.step + 1)  # some steps may have been answered further out
         every = self.cache.uncond_every
-        return not self.memory or any(self.cache.runs(step, call.steps, every) for step in since)
+        return not self.memory or due(self.ran, call.step, lambda step: self.cache.runs(step, call.steps, every))
 
     def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
         self.ran = call.step

@@ -1,23 +1,22 @@
 """First Block Cache as diffusers ships it, which credits ParaAttention and TeaCache (arXiv:2411.19108)."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from diffusers import CacheMixin, FirstBlockCacheConfig
 from diffusers.hooks import HookRegistry, apply_first_block_cache
 from torch import Tensor, nn
 
-from ..pipelines import Around, Call, Link, Network, Stage, denoisers, family
-from .base import Accelerator
-from .block_hooks import hooked
+from ..pipelines import Around, Call, Family, Link, Network
+from .block_hooks import HookedCache, hooked
 from .knobs import knob
-from .worth import seldom_pays
 
 
 @dataclass(frozen=True)
-class FirstBlockCache(Accelerator):
+class FirstBlockCache(HookedCache):
     """Run the first transformer block, and the others only if its residual has moved.
 
     With r = block_1(x) - x, the blocks 2..L run where
@@ -34,74 +33,43 @@ class FirstBlockCache(Accelerator):
     title: ClassVar[str] = "First Block Cache"
     paper: ClassVar[str] = "diffusers FirstBlockCache, after TeaCache (Liu et al. 2024, arXiv:2411.19108)"
     neutral: ClassVar[dict[str, Any]] = {"threshold": 0.0}
-    seat: ClassVar[str] = "block stack"
 
     threshold: float = knob(0.1, "relative change of the first block that is still ignored", low=0.0, high=2.0)
-
-    @classmethod
-    def supports(cls, pipe: Any) -> str | None:
-        described = family(pipe)
-        if described.unet:
-            return "a UNet has no single stack of transformer blocks"
-        if not described.known:
-            return "its transformer blocks are not described in pipelines/families.py"
-        try:
-            for network in denoisers(pipe).values():
-                with _hooked(network, 1.0):
-                    pass
-        except ValueError:  # what diffusers raises for a block class that it does not know
-            return "diffusers has not registered its transformer blocks for caching"
-        return None
-
-    def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return seldom_pays(self, pipe, steps)
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw its first block change by more than {self.threshold:g} at every one of {steps} steps"
 
-    @contextmanager
-    def attach(self, stage: Stage) -> Iterator[None]:
-        if self.threshold == 0:
-            yield
-            return
-        with ExitStack() as stack:
-            for network in stage.denoisers.values():
-                ran = stack.enter_context(_hooked(network, self.threshold))
-                stack.enter_context(stage.around_denoiser(_start(network, ran), innermost=True))
-            yield
+    def hooked(self, network: nn.Module, described: Family) -> AbstractContextManager[set[str]]:
+        def apply(network: nn.Module) -> None:
+            apply_first_block_cache(network, FirstBlockCacheConfig(threshold=self.threshold))
+
+        return hooked(network, apply, ("fbc_leader_block_hook", "fbc_block_hook"))
+
+    def started(self, network: nn.Module, ran: set[str]) -> Callable[[Link], Around]:
+        return partial(_start, network, ran)
 
 
-def _start(network: nn.Module, ran: set[str]) -> Any:
-    def start(link: Link) -> Around:
-        registry = HookRegistry.check_if_exists_or_initialize(network)
-        registry.reset_stateful_hooks(recurse=True)  # an aborted run never reaches the pipeline's own reset
+def _start(network: nn.Module, ran: set[str], link: Link) -> Around:
+    registry = HookRegistry.check_if_exists_or_initialize(network)
+    registry.reset_stateful_hooks(recurse=True)  # an aborted run never reaches the pipeline's own reset
 
-        states: list[dict[str, Any]] = []
-        link.run.holds(states)
-        shapes: list[tuple[int, ...]] = []
+    states: list[dict[str, Any]] = []
+    link.run.holds(states)
+    shapes: list[tuple[int, ...]] = []
 
-        def around(call: Call, inner: Network) -> Tensor:
-            if shapes and shapes[-1] != call.shape:
-                registry.reset_stateful_hooks(recurse=True)
-            shapes[:] = [call.shape]
-            ran.clear()
-            with CacheMixin.cache_context(network, "+".join(call.branches)):
-                out = inner(call)
-            if ran == {"first"}:  # of two denoisers only one is asked, and the other runs neither end
-                link.note("partial", "first block only: it hardly changed")
-            states[:] = map(vars, _first_hook(network).state_manager._state_cache.values())
-            return out
+    def around(call: Call, inner: Network) -> Tensor:
+        if shapes and shapes[-1] != call.shape:
+            registry.reset_stateful_hooks(recurse=True)
+        shapes[:] = [call.shape]
+        ran.clear()
+        with CacheMixin.cache_context(network, "+".join(call.branches)):
+            out = inner(call)
+        if ran == {"first"}:  # of two denoisers only one is asked, and the other runs neither end
+            link.note("partial", "first block only: it hardly changed")
+        states[:] = map(vars, _first_hook(network).state_manager._state_cache.values())
+        return out
 
-        return around
-
-    return start
-
-
-def _hooked(network: nn.Module, threshold: float) -> AbstractContextManager[set[str]]:
-    def apply(network: nn.Module) -> None:
-        apply_first_block_cache(network, FirstBlockCacheConfig(threshold=threshold))
-
-    return hooked(network, apply, ("fbc_leader_block_hook", "fbc_block_hook"))
+    return around
 
 
 def _first_hook(network: nn.Module) -> Any:

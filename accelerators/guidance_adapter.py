@@ -102,8 +102,11 @@ class _Telling:
         if scale <= 1 or call.branches != ("cond",) or self.method.guides(call.progress):
             return network(call)
         self._warn(scale)
-        scales = torch.full((call.batch,), scale, device=call.latents.device)
-        self.now.told = self.adapter.told(scales, call.kwargs)
+        place = call.latents[0].device
+        if next(self.adapter.parameters()).device != place:  # offloading brought the denoiser there after we came
+            self.adapter.to(place)
+        self.now.told = self.adapter.told(torch.full((call.batch,), scale, device=place), call.kwargs)
+        self.link.run.acted.add(self.link.owner)  # also where the pipeline asks for no unconditional half
         try:
             return network(call)
         finally:

@@ -11,7 +11,7 @@ from .guidance import Guide, LessGuidance, Memory
 from .knobs import knob
 from .predictors import combine, lagrange_weights
 from .spectrum import slow_part
-from .worth import seldom_pays
+from .worth import amplifies, seldom_pays
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class GuidanceCache(LessGuidance):
     where low counts only steps before ``low_until`` and high only steps from ``high_from`` on. The paper splits the
     spectra of u and c, which gives the same, for splitting is linear. ``order=2`` puts the line through the last two
     d in place of the last one, along sigma; that is ours. diffusers has this method where guidance is one call; here
-    it also works where it is two. Put a cache of whole steps before it in a recipe, never behind it: steps count
-    in the run, so that only what such a cache leaves close together is skipped here. ``every=1`` runs every step.
+    it also works where it is two. A cache of whole steps must come before it in a recipe: behind it, its predictions
+    would be what d is learnt from. Steps count in the run, so that only what such a cache leaves close together is
+    skipped here. ``every=1`` runs every step.
 
     The paper lets both parts grow by 1.1. On pocket-dit a line without growth is closer: half of the steps behind the
     first 0.15 of the run skipped, 44 of 56 calls, 50 dB; order 1 got 46 dB, and so did 22 plain steps.
@@ -41,6 +42,7 @@ class GuidanceCache(LessGuidance):
     title: ClassVar[str] = "Guidance cache"
     paper: ClassVar[str] = "FasterCache, Lv et al. 2024, arXiv:2410.19355"
     neutral: ClassVar[dict[str, Any]] = {"every": 1}
+    behind: ClassVar[frozenset[str]] = frozenset({"denoiser output"})
 
     every: int = knob(2, "run the unconditional half once in this many steps", low=1, high=20, unit="steps")
     start: float = knob(0.15, "part of the run that always runs both halves", low=0.0, high=1.0, unit="of the run")
@@ -75,7 +77,7 @@ class GuidanceCache(LessGuidance):
         return f"{self} found too few of {steps} steps in a row after the first {self.start:g} of the run"
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return seldom_pays(self, pipe, steps)
+        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1)]
 
 
 class _Apart(NamedTuple):

@@ -11,6 +11,7 @@ from ..pipelines import Call, Link, Stage, around_modules, denoisers
 from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .predictors import combine
+from .schedules import due
 from .worth import seldom_pays
 
 ATTENTION = ("attn", "attn1", "attn2", "attention")
@@ -106,10 +107,10 @@ class ModuleCache(Accelerator):
         return around
 
     def _due(self, part: Part, call: Call, made: deque[Made]) -> bool:
-        if not made or made[-1].step == call.step:
-            return not made or self.computes(part, call.step, call.steps)
-        unseen = range(made[-1].step + 1, call.step + 1)
-        return any(self.computes(part, step, call.steps) for step in unseen)
+        if not made:
+            return True
+        since = min(made[-1].step, call.step - 1)  # a network that uses a module twice asks the rule for this step
+        return due(since, call.step, lambda step: self.computes(part, step, call.steps))
 
 
 def in_block(path: str, names: tuple[str, ...]) -> bool:

@@ -14,10 +14,9 @@ from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedE
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
 from .schedules import read_mask, stretched
-from .worth import seldom_pays
+from .worth import amplifies, seldom_pays
 
 PLACES = ("output", "stack")
-STOCHASTIC = ("Ancestral", "SDE", "DDPM", "SASolver", "LCM", "TCD")
 
 
 class Node(NamedTuple):
@@ -103,12 +102,7 @@ class OutputCache(Accelerator):
         """Return what the strip says of a skipped step."""
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        scheduler = type(pipe.scheduler).__name__
-        algorithm = str(pipe.scheduler.config.get("algorithm_type", ""))
-        if self.order > 1 and (any(word in scheduler for word in STOCHASTIC) or "sde" in algorithm):
-            noisy = f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1"
-            return [noisy, *seldom_pays(self, pipe, steps)]
-        return seldom_pays(self, pipe, steps)
+        return [*amplifies(self, pipe, "order", 1), *seldom_pays(self, pipe, steps)]
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         if self.place == "output":

@@ -23,8 +23,8 @@ from ..pipelines import (
 )
 from .base import Accelerator
 from .knobs import knob
-from .output_cache import STOCHASTIC
 from .schedules import stretched
+from .worth import stochastic
 
 MANY = 1024  # image tokens from which the numbers of active tokens are multiples of 64: fewer shapes for a GPU
 SMALL = 500e6  # parameters below which a step is so cheap that plainly fewer of them are the better bargain
@@ -143,7 +143,7 @@ class RegionAdaptive(Accelerator):
             )
         if steps <= 10:
             said.append(f"{steps} steps change the picture too much from one to the next to reuse parts of it")
-        if any(word in type(pipe.scheduler).__name__ for word in STOCHASTIC):
+        if stochastic(pipe.scheduler):
             said.append(f"{type(pipe.scheduler).__name__} adds noise at every step, under resting tokens too")
         return said
 

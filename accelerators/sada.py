@@ -11,6 +11,7 @@ from ..pipelines import Call, KnobError, RunTokens, Stage, around_steps, around_
 from .base import Accelerator
 from .knobs import knob
 from .trajectory import Trajectory
+from .worth import seldom_pays
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class SADA(Accelerator):
     2 y - y', and y from the second skip in a row (``"slope"``, the official code's for flow matching, which asks
     mean(y - 2 y' + y'') >= 0: ``criterion="curvature"``); or by the line in sigma through the slopes of the last two
     computed steps (``"line"``). Late in the run every ``every``-th step is computed, stable or not, and x0 is
-    continued as a polynomial through the last ``terms`` of them (the paper's multistep approximation).
+    continued as a polynomial through the last ``terms`` of them (the paper's multistep approximation); with
+    ``fill="slope"`` this sets the cadence only, and the slope goes on as before, as in the official code for flow
+    matching.
 
     At an unstable step ``tokens`` below 1 runs the modules that work token by token only where the product above is
     positive (and everywhere in turn); the other tokens keep their last outputs. Such a step counts as a whole call.
@@ -51,6 +54,8 @@ class SADA(Accelerator):
     paper: ClassVar[str] = "Jiang et al. 2025, arXiv:2507.17135"
     neutral: ClassVar[dict[str, Any]] = {"most": 0}
     seat: ClassVar[str] = "denoiser output"
+    # what such a cache predicts is smooth, and smooth is what stable means here
+    excludes: ClassVar[frozenset[str]] = frozenset({"deep part of the UNet", "block stack"})
 
     criterion: str = knob("residual", "what tells a stable step", choices=("residual", "curvature"))
     coefficients: str = knob("paper", "weights of the three slopes", choices=("paper", "code"))
@@ -77,6 +82,11 @@ class SADA(Accelerator):
         """Tell whether the multistep rule holds at *step* of a run of so many."""
         return step >= self.late * steps
 
+    @property
+    def continues_pictures(self) -> bool:
+        """Whether the multistep rule says what a skipped step gets, and not only which step is skipped."""
+        return self.fill != "slope"
+
     def cadence(self, step: int) -> bool:
         """Tell whether *step* is one that the multistep rule computes."""
         return (step - 1) % self.every == 0
@@ -86,9 +96,7 @@ class SADA(Accelerator):
         return unsolved(pipe.scheduler)
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        said = []
-        if steps <= 8 and self.window(steps):
-            said.append(f"{steps} steps leave little to skip: the first three and the last always run")
+        said = seldom_pays(self, pipe, steps) if self.window(steps) else []
         first_order = pipe.scheduler.config.get("solver_order", 1) == 1
         if first_order and self.coefficients == "code" and self.criterion == "residual":
             said.append(f'after {type(pipe.scheduler).__name__} every step looks stable to coefficients="code"')

@@ -1,18 +1,35 @@
 """When to compute: rules that decide before the run starts, and one that looks at the run. Steps count from 0."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..pipelines import KnobError
 
 
-def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1) -> bool:
+def periodic(step: int, steps: int, every: int, warmup: int, last: int = 1, *, since: int | None = None) -> bool:
     """Tell whether a step is computed: the first *warmup*, then one in *every*, and the last one, or so many.
+
+    The period is counted from the end of the warm-up, or *since* another step.
 
     >>> [step for step in range(14) if periodic(step, 14, 3, 4)]
     [0, 1, 2, 3, 4, 7, 10, 13]
+    >>> [step for step in range(14) if periodic(step, 14, 3, 4, since=0)]
+    [0, 1, 2, 3, 6, 9, 12, 13]
     """
-    return step < warmup or (step - warmup) % every == 0 or step >= steps - last
+    begin = warmup if since is None else since
+    return step < warmup or (step - begin) % every == 0 or step >= steps - last
+
+
+def due(since: int, step: int, computes: Callable[[int], bool]) -> bool:
+    """Tell whether what was made at step *since* has had its day at *step*: a step behind it is one that *computes*.
+
+    Not the rule for *step* alone: where an accelerator further out answered at a step that was to compute, the next
+    call makes up for it, and nothing grows older than it would have been.
+
+    >>> [due(4, step, lambda at: at % 4 == 0) for step in (6, 8, 9)]
+    [False, True, True]
+    """
+    return any(map(computes, range(since + 1, step + 1)))
 
 
 def read_mask(text: str, of: int) -> tuple[int, ...]:

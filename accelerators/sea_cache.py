@@ -1,7 +1,7 @@
 """SeaCache, spectral-evolution-aware caching (Chung et al. 2026, https://arxiv.org/abs/2602.18993), from diffusers."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,18 +9,17 @@ from diffusers import CacheMixin, SeaCacheConfig
 from diffusers.hooks import HookRegistry, apply_sea_cache
 from torch import Tensor, nn
 
-from ..pipelines import Around, Call, Latents, Link, Network, Stage, denoisers, extent, family, preserved
-from .base import Accelerator
-from .block_hooks import hooked
+from ..pipelines import Around, Call, Family, Latents, Link, Network, extent, preserved, why_no_stack
+from .block_hooks import HookedCache, hooked
 from .knobs import knob
-from .worth import seldom_pays
+from .worth import amplifies
 
 ROOT = "sea_cache_root"
 HOOKS = (ROOT, "sea_cache_leader_block", "sea_cache_block", "sea_cache_post_norm")
 
 
 @dataclass(frozen=True)
-class SeaCache(Accelerator):
+class SeaCache(HookedCache):
     """Skip all transformer blocks while the denoised part of the latents, seen through a filter, hardly moves.
 
     With G the filter that keeps the frequencies in which an image would stand out of the noise at noise level sigma,
@@ -39,7 +38,6 @@ class SeaCache(Accelerator):
     title: ClassVar[str] = "SeaCache"
     paper: ClassVar[str] = "Chung et al. 2026, arXiv:2602.18993; as in diffusers"
     neutral: ClassVar[dict[str, Any]] = {"threshold": 0.0}
-    seat: ClassVar[str] = "block stack"
 
     threshold: float = knob(0.25, "summed change of the filtered latents that is still ignored", low=0.0, high=5.0)
     order: int = knob(1, "how the residual is continued: 0 repeats it, 1 is a line", low=0, high=1)
@@ -48,46 +46,26 @@ class SeaCache(Accelerator):
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
-        described = family(pipe)
-        if described.unet:
-            return "a UNet has no single stack of transformer blocks"
-        if not described.known:
-            return "its transformer blocks are not described in pipelines/families.py"
+        if (why := why_no_stack(pipe)) is not None:
+            return why
         if not ("FlowMatch" in type(pipe.scheduler).__name__ or pipe.scheduler.config.get("use_flow_sigmas")):
             return "its filter needs the noise levels of flow matching, from 1 to 0, which this scheduler has not"
-        try:
-            for network in denoisers(pipe).values():
-                with cls()._hooked(network, described.latents, video=False):
-                    pass
-        except ValueError:  # what diffusers raises for a block class that it does not know
-            return "diffusers has not registered its transformer blocks for caching"
-        return None
+        return super().supports(pipe)
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return seldom_pays(self, pipe, steps)
+        return [*super().cautions(pipe, steps), *amplifies(self, pipe, "order", 0)]
 
     def idle_because(self, steps: int) -> str:
         return f"{self} saw the filtered latents change by {self.threshold:g} or more between any of {steps} steps"
 
-    @contextmanager
-    def attach(self, stage: Stage) -> Iterator[None]:
-        if self.threshold == 0:
-            yield
-            return
-        with ExitStack() as stack:
-            for network in stage.denoisers.values():
-                stack.enter_context(self._hooked(network, stage.family.latents, stage.family.video))
-                stack.enter_context(stage.around_denoiser(_start(network), innermost=True))
-            yield
-
-    def _hooked(self, network: nn.Module, latents: Latents, video: bool) -> AbstractContextManager[set[str]]:
+    def hooked(self, network: nn.Module, described: Family) -> AbstractContextManager[set[str]]:
         config = SeaCacheConfig(
             threshold=self.threshold,
             residual_order=self.order,
             retention_steps=self.warmup,
             max_consecutive_cached=self.most,
-            power_exp=3.0 if video else 2.0,
-            raw_vision_callback=lambda _, args, __: _pictures(args[0], latents),
+            power_exp=3.0 if described.video else 2.0,
+            raw_vision_callback=lambda _, args, __: _pictures(args[0], described.latents),
         )
 
         def apply(network: nn.Module) -> None:
@@ -96,6 +74,9 @@ class SeaCache(Accelerator):
                 apply_sea_cache(network, config)
 
         return hooked(network, apply, HOOKS)
+
+    def started(self, network: nn.Module, ran: set[str]) -> Callable[[Link], Around]:
+        return _start(network)
 
 
 def _start(network: nn.Module) -> Any:

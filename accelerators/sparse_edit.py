@@ -27,7 +27,7 @@ from ..pipelines import (
 )
 from .base import Accelerator
 from .knobs import knob
-from .output_cache import STOCHASTIC
+from .worth import stochastic
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class SparseEdit(Accelerator):
             said.append(f"the rectangle is {part:.0%} of the picture: windows of more than half save next to nothing")
         if steps <= 10:
             said.append(f"{steps} steps change the picture too much from one to the next to leave the rest as it was")
-        if any(word in type(pipe.scheduler).__name__ for word in STOCHASTIC):
+        if stochastic(pipe.scheduler):
             said.append(f"{type(pipe.scheduler).__name__} adds noise at every step, outside the rectangle too")
         return said
 

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from ..pipelines import family
+from ..pipelines import why_no_stack
 from .output_cache import OutputCache
 
 
@@ -19,12 +19,7 @@ class StackCache(OutputCache):
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
-        described = family(pipe)
-        if described.unet:
-            return "a UNet has no single stack of transformer blocks"
-        if not described.stacks:
-            return "its transformer blocks are not described in pipelines/families.py"
-        return None
+        return why_no_stack(pipe)
 
     def enough(self, known: int) -> bool:
         return known > 0  # with one past residual the first skip repeats it, whatever the order

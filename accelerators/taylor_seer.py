@@ -9,6 +9,7 @@ from .knobs import knob
 from .module_cache import ATTENTION, FEED_FORWARD, ModuleCache, Part, in_block
 from .predictors import taylor_weights
 from .schedules import periodic
+from .worth import amplifies
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class TaylorSeer(ModuleCache):
 
     def weights_at(self, steps: list[int], where: float) -> tuple[float, ...]:
         return taylor_weights(steps, where)
+
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        return [*super().cautions(pipe, steps), *amplifies(self, pipe, "order", 0)]
 
     def reason(self) -> str:
         return f"attention and feed-forward forecast, order {self.order}"

@@ -27,7 +27,9 @@ class TokenCarving(Accelerator):
         n_i  = max(ceil(keep M), 1 + number of largest R_ij that together stay within mass),
 
     and every block that touches block i. Attention over what is kept is exact, text queries see everything. Over the
-    first ``warmup`` of the run the share that is dropped, 1 - ``keep``, grows from 0. ``keep=1`` carves nothing.
+    first ``warmup`` of the run the share that is dropped, 1 - ``keep``, grows from 0; from the part ``late`` of the
+    run on, ``keep_late`` stands for ``keep`` (the paper drops more in its second stage). ``keep=1, late=1`` carves
+    nothing.
 
     >>> [round(TokenCarving(keep=0.2, warmup=0.5).kept(step, 9), 2) for step in range(6)]
     [1.0, 0.8, 0.6, 0.4, 0.2, 0.2]
@@ -36,13 +38,15 @@ class TokenCarving(Accelerator):
     name: ClassVar[str] = "token-carving"
     title: ClassVar[str] = "Token carving (Jenga)"
     paper: ClassVar[str] = "Zhang et al. 2025, arXiv:2505.16864"
-    neutral: ClassVar[dict[str, Any]] = {"keep": 1.0}
+    neutral: ClassVar[dict[str, Any]] = {"keep": 1.0, "late": 1.0}
     seat: ClassVar[str] = "image tokens in attention"
 
     keep: float = knob(0.25, "share of the key blocks that each query block keeps", low=0.0, high=1.0, unit="fraction")
     mass: float = knob(0.3, "keep more until they hold this much attention", low=0.0, high=1.0, unit="fraction")
     block: int = knob(128, "tokens in a block", low=1, high=1024, unit="tokens")
     neighbours: bool = knob(True, "always keep the blocks that touch a block; without, seams may show")
+    late: float = knob(1.0, "part of the run from which keep_late counts", low=0.0, high=1.0, unit="fraction")
+    keep_late: float = knob(0.15, "share that is kept from then on", low=0.0, high=1.0, unit="fraction")
     warmup: float = knob(0.1, "part of the run over which carving grows", low=0.0, high=1.0, unit="fraction")
     dense_above: float = knob(0.5, "carve nothing where more would stay", low=0.0, high=1.0, unit="fraction")
 
@@ -53,10 +57,15 @@ class TokenCarving(Accelerator):
     def kept(self, step: int, steps: int) -> float:
         """Return the share of blocks that importance alone keeps at *step* (from 0) of a run of so many."""
         grown = min(1.0, step / max(steps - 1, 1) / self.warmup) if self.warmup else 1.0
-        return 1.0 - grown * (1.0 - self.keep)
+        return 1.0 - grown * (1.0 - (self.keep_late if step >= self.late * steps else self.keep))
+
+    @property
+    def carves(self) -> bool:
+        """Whether any block may be left out at all."""
+        return self.mass < 1 and min(self.keep, self.keep_late if self.late < 1 else 1.0) < 1
 
     def idle_because(self, steps: int) -> str:
-        if self.keep == 1 or self.mass == 1:
+        if not self.carves:
             return f"{self} keeps every block"
         return (
             f"{self} would have kept more than {self.dense_above:g} of the keys everywhere (too few tokens for blocks "
@@ -65,7 +74,7 @@ class TokenCarving(Accelerator):
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         tokens = usual_tokens(pipe)
-        if self.keep < 1 and tokens is not None and tokens < WORTH:
+        if self.carves and tokens is not None and tokens < WORTH:
             return [f"a picture of this model's usual size has {tokens} tokens: carving seldom pays below {WORTH}"]
         return []
 

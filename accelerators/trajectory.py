@@ -79,7 +79,7 @@ class Trajectory:
             x0 = level.x0(x, now.prediction.float())
             self.skipped = 0
             self.computed.append(Node(level.sigma, level.slope(x, x0)))
-            if self.sada.cadence(self.at):
+            if self.sada.cadence(self.at) and self.sada.continues_pictures:
                 self.pictures.append(Node(float(self.at), x0))
         self.slopes.append(level.slope(x, x0))
         out = solve(now)
@@ -95,12 +95,14 @@ class Trajectory:
         if step not in sada.window(steps) or self.skipped >= sada.most or len(self.slopes) < 3:
             return False
         if sada.multistep(step, steps):
+            if not sada.continues_pictures:
+                return not sada.cadence(step)
             recent = len(self.pictures) == sada.terms and step - self.pictures[-1].where < sada.every
             return recent and not sada.cadence(step)
         return self.stable and len(self.computed) == 2
 
     def _picture(self, level: Level, x: Tensor, prediction: Tensor) -> Tensor:
-        if self.sada.multistep(self.at, len(self.levels)):
+        if self.sada.multistep(self.at, len(self.levels)) and self.sada.continues_pictures:
             return _continued(self.pictures, float(self.at))
         match self.sada.fill:
             case "state":

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..pipelines import Call, Link, unlike_unet
 from .base import Accelerator
 from .module_cache import Made
-from .output_cache import STOCHASTIC
 from .predictors import combine, lagrange_weights
-from .worth import seldom_pays
+from .schedules import due
+from .worth import amplifies, seldom_pays
 
 Kind = tuple[tuple[str, ...], tuple[int, ...], torch.dtype]  # what the batch holds, shape of one branch, type
 
@@ -42,19 +42,8 @@ class UNetCache(Accelerator):
     def reason(self) -> str:
         """Return what the strip says of a step at which the part is left out."""
 
-    def due(self, since: int, step: int, steps: int) -> bool:
-        """Tell whether what was made at step *since* has had its day at *step*.
-
-        Not the rule for *step* alone: where an accelerator further out skipped the whole call at a step that was to
-        compute, the next call makes up for it, and nothing grows older than it would have been.
-        """
-        return any(self.computes(between, steps) for between in range(since + 1, step + 1))
-
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        said, scheduler = seldom_pays(self, pipe, steps), type(pipe.scheduler).__name__
-        if self.order > 1 and any(word in scheduler for word in STOCHASTIC):
-            said.append(f"{scheduler} adds noise at every step, which order {self.order} amplifies: use order=1")
-        return said
+        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1)]
 
     def idle_because(self, steps: int) -> str:
         return f"{self} runs all of the UNet at each of {steps} steps"
@@ -68,10 +57,14 @@ class Past:
         self.made: dict[Kind, deque[Made]] = {}
         link.run.holds(self.made)
 
+    def due(self, since: int, step: int, steps: int) -> bool:
+        """Tell whether what was made at step *since* has had its day at *step* of a run of so many."""
+        return due(since, step, lambda between: self.cache.computes(between, steps))
+
     def instead(self, call: Call, hidden: Tensor) -> Any:
         """Return the prediction for *call*, one tensor or several; None where the part has to run."""
         made = self._of(call)
-        if not made or self.cache.due(int(made[-1].step), call.step, call.steps):
+        if not made or self.due(made[-1].step, call.step, call.steps):
             return None
         self.link.note("partial", self.cache.reason())
         weights = lagrange_weights([node.step for node in made], call.step)

@@ -1,4 +1,4 @@
-"""Why a cache may not pay: what all of them say alike, in reports and in the doctor."""
+"""Why a cache may not pay or may harm: what all of them say alike, in reports and in the doctor."""
 
 from typing import Any
 
@@ -6,11 +6,42 @@ from ..pipelines import calls_a_step, few_step_model
 from .base import Accelerator
 
 FEW = 8
+_STOCHASTIC = (
+    "Ancestral", "SDE", "DDPM", "SASolver", "LCM", "TCD", "SCM", "CMStochastic", "UnCLIP", "CosineDPM",
+)  # fmt: skip
+
+
+def stochastic(scheduler: Any) -> bool:
+    """Tell whether a scheduler adds fresh noise at every step.
+
+    >>> from diffusers import DPMSolverMultistepScheduler
+    >>> stochastic(DPMSolverMultistepScheduler())
+    False
+    >>> stochastic(DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"))
+    True
+    """
+    by_name = any(word in type(scheduler).__name__ for word in _STOCHASTIC)
+    by_kind = "sde" in str(scheduler.config.get("algorithm_type", ""))
+    return by_name or by_kind or bool(scheduler.config.get("stochastic_sampling"))
+
+
+def amplifies(cache: Accelerator, pipe: Any, knob: str, repeats: float) -> list[str]:
+    """Return a sentence if a knob above the value with which it *repeats* continues a sampler's own noise."""
+    value = getattr(cache, knob)
+    if value <= repeats or is_neutral(cache) or not stochastic(pipe.scheduler):
+        return []
+    name = type(pipe.scheduler).__name__
+    return [f"{name} adds noise at every step, which {knob} {value:g} amplifies: use {knob}={repeats:g}"]
+
+
+def is_neutral(cache: Accelerator) -> bool:
+    """Tell whether a cache has the knobs with which it changes nothing."""
+    return all(getattr(cache, knob) == value for knob, value in cache.neutral.items())
 
 
 def seldom_pays(cache: Accelerator, pipe: Any, steps: int) -> list[str]:
     """Return the reasons, as sentences; none for a cache at its neutral setting."""
-    if all(getattr(cache, knob) == value for knob, value in cache.neutral.items()):
+    if is_neutral(cache):
         return []
     said = []
     if steps <= FEW:

@@ -51,6 +51,9 @@ def gap_costs(
 
     Returns:
         The cost of every gap; neighbouring steps cost nothing.
+
+    Raises:
+        InputError: the scheduler takes another number of steps.
     """
     replay = Replay(pipe, prompts, steps, guidance, seed)
     gaps = [(i, j) for i in range(steps) for j in range(i + 1, min(steps - 1, i + longest) + 1)]
@@ -72,6 +75,9 @@ class Replay:
     Attributes:
         truth: the final latents of the untouched run.
         predictions: what the solver was given at each step of it, guided.
+
+    Raises:
+        InputError: the run had another number of steps.
     """
 
     def __init__(self, pipe: Any, prompts: Sequence[str], steps: int, guidance: float | None, seed: int) -> None:
@@ -88,6 +94,7 @@ class Replay:
         with staged(pipe) as stage, stage.around_solver(listen), stage.around_denoiser(_played(self._tape, steps)):
             self.truth = self._run()
             self.sigmas = [step.sigma for step in stage.runs[-1].steps]
+        steps_as_asked(pipe, len(self.sigmas), steps)
 
     def final(self, cache: Accelerator, until: int) -> Tensor:
         """Return the final latents with *cache*, which changes nothing up to the step *until*."""
@@ -100,6 +107,20 @@ class Replay:
         out = self.pipe(**{**self._arguments, "generator": generator})
         found: Tensor = out.images if hasattr(out, "images") else out.frames
         return found.detach().float()
+
+
+def steps_as_asked(pipe: Any, ran: int, steps: int) -> None:
+    """Refuse a run whose steps are not those that were asked for: what is measured there belongs to other steps.
+
+    Raises:
+        InputError: a scheduler that repeats timesteps (Heun, PNDM), or a pipeline that leaves steps out.
+    """
+    if ran != steps:
+        raise InputError(
+            f"{type(pipe.scheduler).__name__} took {ran} steps where {steps} were asked for, so that none can be "
+            "weighed for what it is: calibrate with a scheduler that steps once for each, such as "
+            "EulerDiscreteScheduler or DPMSolverMultistepScheduler (FlowMatchEulerDiscreteScheduler for flow matching)"
+        )
 
 
 def _played(tape: dict[tuple[int, int], Tensor], until: int) -> Callable[[Link], Around]:

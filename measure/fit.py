@@ -16,7 +16,7 @@ from ..accelerators.fitted_cache import write_weights
 from ..accelerators.schedules import write_mask
 from ..pipelines import InputError, SolverStep, call_arguments, flows, model_name, staged
 from ..presets import Recipe
-from .calibrate import Replay, asked_for, made_with, own_guidance
+from .calibrate import Replay, asked_for, made_with, own_guidance, steps_as_asked
 
 NODES = 3  # on pocket-dit the third lowers what a skip leaves unexplained by 1 to 20 %, more at short gaps
 _RIDGE = 1e-5  # keeps weights small where past outputs hardly differ
@@ -96,7 +96,8 @@ def record(
     """Run every prompt once, as it is, and keep the inner products of its predictions.
 
     Raises:
-        InputError: the noise levels have no end, so that no step can be weighed.
+        InputError: the noise levels have no end, or the scheduler takes another number of steps: no step can be
+            weighed.
     """
     total, found = np.zeros((0, 0)), np.zeros(0)
     for nth, prompt in enumerate(prompts):
@@ -110,6 +111,7 @@ def record(
         with staged(pipe) as stage, stage.around_solver(listen), torch.no_grad():
             pipe(**{**given, "output_type": "latent"})
             sigmas = [step.sigma for step in stage.runs[-1].steps]
+        steps_as_asked(pipe, len(sigmas), steps)
         rows = torch.stack(made)
         products = (rows @ rows.T).double().cpu().numpy()
         total = products if not total.size else total + products

@@ -21,7 +21,7 @@ from .attention import (
     unseen_attention,
     unseen_modules,
 )
-from .block_stack import Onlooker, around_stack
+from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
 from .calling import call_arguments, pictures, preview
 from .codec import Codec, Decoded
@@ -218,5 +218,6 @@ __all__ = [
     "usual_tokens",
     "whole_modules",
     "why_no_adapter",
+    "why_no_stack",
     "why_whole",
 ]

@@ -35,6 +35,24 @@ def base_of(pipe: Any) -> dict[str, Any]:
     return {"model": model_name(pipe), "denoiser": type(network).__name__, "weights": marks(network)}
 
 
+def unreadable(network: nn.Module) -> str | None:
+    """Say why the weights cannot be compared with those that an adapter was trained for, or None if they can."""
+    parameters = list(network.parameters())
+    if any(p.is_meta for p in parameters):
+        return (
+            "sequential offload keeps its denoiser's weights away until they run, so that nobody can tell whether the "
+            "adapter was trained for them: use model-offload, or attach before offloading"
+        )
+    coarse = {p.dtype for p in parameters if p.ndim > 1 and not (p.is_floating_point() and p.dtype.itemsize > 1)}
+    if coarse or getattr(network, "quantization_method", None):
+        how = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in coarse)) or "few bits"
+        return (
+            f"its denoiser's weights are quantised ({how}), too coarse to tell whether the adapter was trained for "
+            "them: load the model without quantisation"
+        )
+    return None
+
+
 def marks(network: nn.Module) -> list[float]:
     """Return a few numbers that change with the weights, but hardly with their precision.
 
@@ -87,6 +105,8 @@ def misfit(pipe: Any, source: str | Path) -> str | None:
     there = f"the adapter in {source} was trained for {base['denoiser']} of {base['model']}"
     if base["denoiser"] != type(network).__name__ or dict(shape.sites) != sites(family(pipe), network):
         return f"{there}, and {here}, which is built in another way"
+    if (why := unreadable(network)) is not None:
+        return why
     theirs, ours = base["weights"], marks(network)
     apart = torch.tensor(theirs).sub(torch.tensor(ours)) if len(theirs) == len(ours) else torch.ones(1)
     if float(apart.square().mean().sqrt()) > _NEAR:

@@ -11,13 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UnsupportedError
-from .families import Stack
+from .families import Stack, family
 from .modulation import modulated
 from .patch import patched
 from .places import BypassStart, Now, called, per_run
 from .stage import Call, Stage, call_point
 
 TEXT = "encoder_hidden_states"  # what blocks call the text stream
+
+
+def why_no_stack(pipe: Any) -> str | None:
+    """Return a sentence that says why *pipe* has no block stack to stand around, or None."""
+    described = family(pipe)
+    if described.unet:
+        return "a UNet has no single stack of transformer blocks"
+    if not described.stacks:
+        return "its transformer blocks are not described in pipelines/families.py"
+    return None
 
 
 @runtime_checkable

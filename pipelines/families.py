@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from .errors import UnsupportedError
 
 Guidance = Literal["batched", "separate", "unknown"]
-Scope = Literal["image", "text+image"]
+Scope = Literal["image", "text+image", "image, text"]
 Sequence = Literal["image", "image+text", "text+image"]
-Modulation = Literal["norm", "table", "embedding", "none"]
+Modulation = Literal["norm", "linear", "table", "embedding", "none"]
 
 Size = tuple[int, int, int]
 
 ROPE = "image_rotary_emb"
-IDS = "img_ids"
+IDS, SHAPES = "img_ids", "img_shapes"
 EXTENT = ("num_frames", "height", "width")
 
 
@@ -34,9 +34,11 @@ class Stack:
         hidden: name of the block argument that carries the image tokens, (batch, tokens, channels).
         joint: whether text tokens stand in that same sequence, before the image tokens.
         returns: index of the image tokens in the tuple that a block returns; None where it returns one tensor.
-        per_token: other block arguments that are indexed by token: name -> (dimension, which tokens).
+        per_token: other block arguments that are indexed by token: name -> (dimension, which tokens); "image, text" is
+            a pair, of which only the first is indexed by image tokens.
         embedding: name of the block argument that carries the embedding of the timestep.
-        modulation: how a block lets it act on its input. "norm": norm1 takes both; "table": norm1(x) * (1 + scale) +
+        modulation: how a block lets it act on its input. "norm": norm1 takes both; "linear": img_norm1(x) *
+            (1 + scale) + shift, which img_mod makes of the embedding; "table": norm1(x) * (1 + scale) +
             shift, both from the block's scale_shift_table plus the embedding; "embedding": as "table", but caches
             look at the embedding alone; "none": not described.
         attends: names of the self-attention modules of a block, as far as it has them.
@@ -98,8 +100,7 @@ class Latents:
         """Return frames, rows and columns of image tokens in a denoiser call with the arguments *kwargs*."""
         match self.layout:
             case "packed":
-                height, width = (int(n) + 1 for n in kwargs["img_ids"].reshape(-1, 3)[:, 1:].amax(0))
-                return 1, height, width
+                return 1, *(packed_sides(kwargs) or (0, 0))
             case "sequence":
                 return kwargs["num_frames"], kwargs["height"], kwargs["width"]
             case _:
@@ -131,7 +132,7 @@ class Latents:
             case "video":
                 return tuple(latents.shape[2:])
             case "packed":
-                rows, columns = (int(given[IDS][:, axis].max()) + 1 for axis in (1, 2))
+                rows, columns = packed_sides(given) or (0, 0)
                 frames, height, width, tokens = 1, 2 * rows, 2 * columns, rows * columns
             case "sequence":
                 frames, height, width = (given[name] for name in EXTENT)
@@ -146,12 +147,28 @@ class Latents:
         Places are counted as in a picture that is made at *size*.
         """
         match self.layout:
+            case "packed" if SHAPES in given:
+                return {SHAPES: [[(1, size[1] // 2, size[2] // 2)]] * len(given[SHAPES])}
             case "packed":
                 places = given[IDS].view(full[1] // 2, full[2] // 2, -1)
                 return {IDS: places[: size[1] // 2, : size[2] // 2].flatten(0, 1)}
             case "sequence":
                 return dict(zip(EXTENT, size, strict=True))
         return {}
+
+
+def packed_sides(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return rows and columns of the packed tokens that a denoiser gets with *given* arguments; None if nobody tells.
+
+    FLUX is told the place of every token, Qwen-Image the shape of every picture.
+    """
+    if (shapes := given.get(SHAPES)) is not None:
+        first = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
+        return int(first[-2]), int(first[-1])
+    if (ids := given.get(IDS)) is None:
+        return None
+    rows, columns = (int(last) + 1 for last in ids.reshape(-1, ids.shape[-1])[:, -2:].amax(0))
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,23 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             (
                 Stack("transformer_blocks", returns=1, per_token=_FLUX_ROPE, modulation="norm"),
                 Stack("single_transformer_blocks", returns=1, per_token=_FLUX_ROPE),
+            ),
+            sequence="text+image",
+            words="joint_attention_dim",
+            clock=1.0,
+            scale="true_cfg_scale",
+        ),
+        "QwenImageTransformer2DModel": Family(
+            "Qwen-Image",
+            "separate",
+            Latents("packed"),
+            (
+                Stack(
+                    "transformer_blocks",
+                    returns=1,
+                    per_token=MappingProxyType({ROPE: (0, "image, text")}),
+                    modulation="linear",
+                ),
             ),
             sequence="text+image",
             words="joint_attention_dim",

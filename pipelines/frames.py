@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .families import Latents
+from .families import Latents, packed_sides
 from .stage import Call
 
 
@@ -24,8 +24,8 @@ def extent(call: Call, latents: Latents) -> tuple[int, int, int] | None:
             return (1, shape[-2], shape[-1])
         case "video" if len(shape) == 5:
             return (shape[-3], shape[-2], shape[-1])
-        case "packed" if (ids := call.kwargs.get("img_ids")) is not None:
-            rows, columns = (int(last) + 1 for last in ids.reshape(-1, ids.shape[-1]).amax(0)[1:])
+        case "packed" if (grid := packed_sides(call.kwargs)) is not None:
+            rows, columns = grid
             sides = (1, 2 * rows, 2 * columns) if rows * columns == shape[1] else ()
         case "sequence":
             told: tuple[Any, ...] = tuple(call.kwargs.get(side) for side in ("num_frames", "height", "width"))

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .families import denoisers, family
+from .families import IDS, SHAPES, denoisers, family, packed_sides
 from .stage import Call, Stage
 
 Grid = tuple[int, int, int]
@@ -38,7 +38,7 @@ def token_grids(stage: Stage, call: Call) -> list[Grid]:
     given, latents = call.kwargs, call.latents
     match stage.family.latents.layout:
         case "packed":
-            return _grid_of_ids(given.get("img_ids"))
+            return _grid_of_shapes(given[SHAPES], latents) if SHAPES in given else _grid_of_ids(given.get(IDS))
         case "sequence":
             sides = tuple(given.get(name) or 0 for name in ("num_frames", "height", "width"))
         case _:
@@ -59,6 +59,12 @@ def _attending(unet: Any) -> list[int]:
     levels = list(zip(unet.down_blocks, reversed(unet.up_blocks), strict=True))
     attend = [n for n, blocks in enumerate(levels) if any(getattr(block, "attentions", None) for block in blocks)]
     return sorted({*attend, len(levels) - 1})
+
+
+def _grid_of_shapes(shapes: Any, latents: Tensor) -> list[Grid]:
+    """Return the grid of the picture, if there is no other beside it to start from."""
+    rows, columns = packed_sides({SHAPES: shapes}) or (0, 0)
+    return [(1, rows, columns)] if rows * columns == latents.shape[1] else []
 
 
 def _grid_of_ids(ids: Tensor | None) -> list[Grid]:

@@ -25,6 +25,11 @@ def modulated(block: nn.Module, row: Stack, given: Mapping[str, Any]) -> Tensor:
     if row.modulation == "norm":
         out = block.norm1(hidden, emb=embedding)
         return out[0] if isinstance(out, tuple) else out
-    values = block.scale_shift_table + embedding.reshape(len(hidden), -1, *block.scale_shift_table.shape[-2:])
+    if row.modulation == "linear":
+        values = block.img_mod(embedding[: len(hidden)]).unflatten(1, (1, 6, -1))
+        norm = block.img_norm1
+    else:
+        values = block.scale_shift_table + embedding.reshape(len(hidden), -1, *block.scale_shift_table.shape[-2:])
+        norm = block.norm1
     shift, scale = values[:, :, 0], values[:, :, 1]
-    return block.norm1(hidden) * (1 + scale) + shift
+    return norm(hidden) * (1 + scale) + shift

@@ -165,6 +165,7 @@ class Stage:
     _open: bool = False
     _asked_in_step: int = 0
     _cfg: bool | None = None
+    _paired: dict[int, bool] = field(default_factory=dict)
     _told: int | None = None
 
     def around_denoiser(
@@ -208,6 +209,7 @@ class Stage:
                 links.append(Link(owner, self.runs[-1], tuple(links)))
             self._arounds = [start(link) for (_, _, start), link in zip(starts, links, strict=True)]
             self._open, self._asked_in_step = True, 0
+            self._paired.clear()
             return result
 
         return wrapped
@@ -304,10 +306,17 @@ class Stage:
         return ("cond",) if nth == 0 else (f"call {nth}",)
 
     def _pairs(self, latents: Tensor) -> bool:
-        """Tell whether the batch is a guidance pair: guidance is on, and both halves are the same latents."""
+        """Tell whether the batch is a guidance pair: guidance is on, and both halves are the same latents.
+
+        They are compared once for each size of batch in a run: a GPU has to wait for the answer.
+        """
         on = getattr(self.pipe, "do_classifier_free_guidance", self._cfg)
         half, odd = divmod(len(latents), 2)
-        return bool(on) and not odd and torch.equal(latents[:half], latents[half:])
+        if not on or odd:
+            return False
+        if len(latents) not in self._paired:
+            self._paired[len(latents)] = torch.equal(latents[:half], latents[half:])
+        return self._paired[len(latents)]
 
 
 def argument_names(module: nn.Module) -> list[str]:

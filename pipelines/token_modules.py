@@ -17,7 +17,7 @@ from .families import Family, Latents
 from .patch import patched
 from .stage import Call, Stage, call_point
 
-FEED_FORWARD = ("ff", "ffn")
+FEED_FORWARD = ("ff", "ffn", "img_mlp")
 ATTENTION = ("attn1", "attn2")
 
 RunTokens = Callable[[Tensor | None], Tensor]

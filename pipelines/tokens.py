@@ -136,8 +136,12 @@ def _block(stage: Stage, now: _Now, network: nn.Module, row: Stack, block: nn.Mo
                 return forward(*args, **kwargs)
             if first:
                 given[row.hidden] = now.rows.take(given[row.hidden], 1)
-            for name, (dim, _) in row.per_token.items():
-                given[name] = now.rows.of_argument(given[name], dim)
+            for name, (dim, scope) in row.per_token.items():
+                value = given[name]
+                pair = scope == "image, text" and value is not None
+                given[name] = (
+                    (now.rows.of_argument(value[0], dim), *value[1:]) if pair else now.rows.of_argument(value, dim)
+                )
             return forward(*bound.args[1:], **bound.kwargs)
 
         return wrapped
@@ -231,7 +235,16 @@ class _Keys(TorchFunctionMode):
         rows = self.rows.beside(key.shape[-2] - self.rows.count, self.row.text_last)
         whole = (rows.put(old, new, -2) for old, new in zip(self.keys[self.name], (key, value), strict=True))
         given["key"], given["value"] = whole
-        return func(**given, **dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False)))
+        given |= dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False))
+        if (mask := given.get("attn_mask")) is not None and mask.shape[-1] == rows.count < rows.of:
+            given["attn_mask"] = _completed(mask, rows)  # made anew by the processor, for the tokens it was given
+        return func(**given)
+
+
+def _completed(mask: Tensor, rows: Rows) -> Tensor:
+    """Return a mask of the keys that run as one of all keys; none of the others is masked."""
+    seen = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
+    return rows.put(seen(*mask.shape[:-1], rows.of), mask, -1)
 
 
 def _final(stage: Stage, now: _Now) -> Any:

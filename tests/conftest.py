@@ -52,7 +52,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
 def family(request: pytest.FixtureRequest) -> TinyFamily:
-    """Each of the nine families in turn."""
+    """Each of the ten families in turn."""
     return request.param
 
 

@@ -16,6 +16,9 @@ from transformers import (
     Gemma2Model,
     GemmaTokenizer,
     PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -44,6 +47,12 @@ def gemma_tokenizer() -> GemmaTokenizer:
     """One token per byte, and one per character."""
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{b:02X}>" for b in range(256)), _SPACE, *_LETTERS]
     return GemmaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=256)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """One token per byte."""
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet())]
+    return Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=256)
 
 
 def clip_text(tokenizer: PreTrainedTokenizerBase, projection: int | None = None, seed: int = 0) -> nn.Module:
@@ -96,6 +105,26 @@ def gemma_text(tokenizer: PreTrainedTokenizerBase) -> nn.Module:
         eos_token_id=1,
     )
     return _seeded(Gemma2Model, config)
+
+
+def qwen_text(tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    """Qwen 2.5 VL, which nobody shows a picture."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    special = {"image_token_id": 0, "video_token_id": 0, "vision_start_token_id": 0, "vision_end_token_id": 0}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **special)
+    return _seeded(Qwen2_5_VLForConditionalGeneration, config)
 
 
 def vae(flow: bool = False) -> AutoencoderKL:

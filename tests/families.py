@@ -1,4 +1,4 @@
-"""Nine pipelines small enough to run anywhere: the real classes of diffusers, random weights, no download.
+"""Ten pipelines small enough to run anywhere: the real classes of diffusers, random weights, no download.
 
 `FAMILIES["flux"].build()` is a fresh `FluxPipeline` that has already made one picture, so that whatever a first run
 leaves behind in a pipeline is there before anybody looks. What these pipelines draw is noise: they tell whether two
@@ -17,6 +17,7 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderKLLTXVideo,
+    AutoencoderKLQwenImage,
     AutoencoderKLWan,
     DDIMScheduler,
     DiffusionPipeline,
@@ -31,6 +32,8 @@ from diffusers import (
     Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SchedulerMixin,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -342,6 +345,41 @@ def _flux() -> DiffusionPipeline:
     )
 
 
+def _qwen() -> DiffusionPipeline:
+    tokenizer = encoders.qwen_tokenizer()
+    transformer = _seeded(
+        QwenImageTransformer2DModel,
+        patch_size=2,
+        in_channels=16,  # 2 x 2 latent pixels of 4 channels
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=16,  # the sum of the axes
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    vae = _seeded(
+        AutoencoderKLQwenImage,
+        base_dim=3,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    pipe = QwenImagePipeline(
+        transformer=transformer,
+        vae=vae,
+        text_encoder=encoders.qwen_text(tokenizer),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+    # its instructions are 34 tokens for its own tokenizer, and hundreds for one of bytes
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = "{}", 0
+    return pipe
+
+
 def _lumina2() -> DiffusionPipeline:
     tokenizer = encoders.gemma_tokenizer()
     transformer = _seeded(
@@ -485,6 +523,15 @@ FAMILIES: dict[str, TinyFamily] = {
             "flux",
             _flux,
             "x_embedder",
+            guidance="separate",
+            guided={"true_cfg_scale": 4.0, "negative_prompt": "blurry"},
+            unguided={"true_cfg_scale": 1.0, "negative_prompt": None},
+            settings=_short,
+        ),
+        TinyFamily(
+            "qwen",
+            _qwen,
+            "img_in",
             guidance="separate",
             guided={"true_cfg_scale": 4.0, "negative_prompt": "blurry"},
             unguided={"true_cfg_scale": 1.0, "negative_prompt": None},

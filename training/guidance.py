@@ -30,6 +30,7 @@ from deadheat.pipelines import (
     Call,
     Link,
     Network,
+    Now,
     adapter_shape,
     base_of,
     inserted,
@@ -51,12 +52,16 @@ _JUDGED_SCALES = (2.0, 4.0, 8.0)
 
 
 class GuidancePart:
-    """An adapter in a frozen denoiser, for ``fit``: its loss is the distance from the guided prediction."""
+    """An adapter in a frozen denoiser, for ``fit``: its loss is the distance from the guided prediction.
+
+    The adapter stands in the denoiser as long as this part does, and goes on knowing of the last batch: gradient
+    checkpointing runs the blocks once more while the loss goes backward, and they must meet the same residuals.
+    """
 
     name = "adapter"
 
-    def __init__(self, network: nn.Module, net: Adapter, data: Trajectories, held: Trajectories) -> None:
-        self.network, self.net, self.data = network.requires_grad_(False).eval(), net, data
+    def __init__(self, network: nn.Module, net: Adapter, now: Now, data: Trajectories, held: Trajectories) -> None:
+        self.network, self.net, self.now, self.data = network.requires_grad_(False).eval(), net, now, data
         rng = random.Random(0)
         self.held = [held.sample(rng, 8, spread=0.0) for _ in range(8)]
         if data.device.startswith("cuda") and hasattr(network, "enable_gradient_checkpointing"):
@@ -69,14 +74,19 @@ class GuidancePart:
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """The squared error of a batch; strong guidance, whose errors are large, does not drown the rest."""
         states = self.data.sample(rng, batch, done)
-        error = (self.predicted(states, self.net) - states.guided).square().flatten(1).mean(1)
+        error = (self._predicted(states, self.net, self.now) - states.guided).square().flatten(1).mean(1)
         return (error / states.scale).mean(), len(states.scale)
 
     def predicted(self, states: Batch, adapter: Adapter) -> Tensor:
-        """What the denoiser says with the adapter in it."""
+        """What the denoiser says with this adapter in it, in place of the one that is being trained."""
+        self.now.told = None
+        with inserted(self.network, adapter) as now:
+            return self._predicted(states, adapter, now)
+
+    def _predicted(self, states: Batch, adapter: Adapter, now: Now) -> Tensor:
         device, dtype = states.scale.device.type, next(self.network.parameters()).dtype
         mixed = device == "cuda" or dtype != torch.float32
-        with inserted(self.network, adapter) as now, torch.autocast(device, torch.bfloat16, enabled=mixed):
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
             now.told = adapter.told(states.scale, states.kwargs)
             out = self.network(**{**in_dtype(states.kwargs, dtype), "return_dict": False})[0]
         return (torch.stack(out) if isinstance(out, list) else out).float()
@@ -142,14 +152,15 @@ def trained(options: argparse.Namespace) -> Path:
     base, network = base_of(pipe), the_network(pipe)
     del pipe  # text encoders and autoencoder go
     data = [Trajectories(options.out / part, options.scales, options.device) for part in ("recorded", "held")]
-    part = GuidancePart(network, adapter, *data)
     share = sum(p.numel() for p in adapter.parameters()) / sum(p.numel() for p in network.parameters())
     print(f"{options.kind} adapter of width {options.width}: {100 * share:.2f} % of the denoiser's parameters")
     budget = Budget(options.samples, options.batch, options.lr, average=options.average, every=options.every)
-    best = fit(part, budget, options.out)
     folder = options.out / "guidance-adapter"
-    with torch.no_grad():
-        numbers, _ = part.show(best)
+    with inserted(network, adapter) as now:
+        part = GuidancePart(network, adapter, now, *data)
+        best = fit(part, budget, options.out)
+        with torch.no_grad():
+            numbers, _ = part.show(best)
     facts = {"pictures": options.prompts, "samples": options.samples, "share": share, **numbers}
     save_adapter(best.half(), folder, base, facts)  # type: ignore[arg-type]
     return folder

@@ -16,6 +16,7 @@ from deadheat.accelerators import (
 )
 from deadheat.pipelines import (
     KINDS,
+    Adapter,
     IncompatibleError,
     LoadError,
     UnsupportedError,
@@ -165,6 +166,64 @@ def test_the_same_base_trained_on_is_another(tmp_path):
             p.add_(torch.randn_like(p) * p.std() * 0.05)
     with pytest.raises(UnsupportedError, match="other weights"):
         check([recipe], pipe)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [(torch.device("meta"), "sequential offload"), (torch.float8_e4m3fn, r"quantised \(float8_e4m3fn\)")],
+    ids=["away", "coarse"],
+)
+def test_weights_that_cannot_be_compared_are_refused(how, says: str, tmp_path):
+    pipe = FAMILIES["sd3"].build()
+    recipe = GuidanceAdapter(weights=saved(pipe, tmp_path))
+    pipe.transformer.to(how)
+    with pytest.raises(UnsupportedError, match=says):
+        check([recipe], pipe)
+
+
+def test_it_goes_where_the_denoiser_went(tmp_path, monkeypatch):
+    """Model offload brings the denoiser to its device when it is called, which is after the adapter came."""
+
+    class Left(Adapter):
+        """Lies elsewhere until it is sent for a second time."""
+
+        sent = 0
+
+        def to(self, *args, **kwargs):
+            self.sent += 1
+            if self.sent == 1:
+                self.weights = {name: value.clone() for name, value in self.state_dict().items()}
+                return super().to(torch.device("meta"))
+            self.to_empty(device=args[0])
+            self.load_state_dict(self.weights)
+            return self
+
+    tiny = FAMILIES["sd3"]
+    pipe = tiny.build()
+    recipe = GuidanceAdapter(weights=saved(pipe, tmp_path))
+    with attached(pipe, recipe):
+        here = tiny.call(pipe, STEPS)
+
+    def load(source):
+        adapter, base = load_adapter(source)
+        left = Left(adapter.shape)
+        left.load_state_dict(adapter.state_dict())
+        return left.eval().requires_grad_(False), base
+
+    monkeypatch.setattr("deadheat.accelerators.guidance_adapter.load_adapter", load)
+    with attached(pipe, recipe):
+        assert torch.equal(tiny.call(pipe, STEPS), here)
+
+
+def test_where_nothing_is_asked_twice_it_still_guides(tmp_path):
+    """FLUX without a negative prompt never asks for the unconditional half."""
+    tiny = FAMILIES["flux"]
+    pipe = tiny.build()
+    plain = tiny.call(pipe, STEPS, negative_prompt=None)
+    with attached(pipe, GuidanceAdapter(weights=saved(pipe, tmp_path))) as session:
+        assert not torch.equal(tiny.call(pipe, STEPS, negative_prompt=None), plain)
+    assert not any("skipped" in text or "did nothing" in text for text in session.report().warnings)
+    assert (session.report().calls, session.report().asked) == (STEPS, STEPS)
 
 
 def test_broken_files_are_named(tmp_path):

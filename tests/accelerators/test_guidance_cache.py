@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from deadheat.accelerators import ABCache, GuidanceCache, attached
+from deadheat.accelerators import SADA, ABCache, FasterCache, GuidanceCache, LeMiCa, attached, check
 from deadheat.accelerators.spectrum import slow_part
 from deadheat.pipelines import FAMILIES as DESCRIBED
-from deadheat.pipelines import PAIR, Call, Link, Run, Stage
+from deadheat.pipelines import PAIR, Call, IncompatibleError, Link, Run, Stage
 
-from ..families import FAMILIES, executed
+from ..families import FAMILIES, executed, leftovers
 
 SD3 = DESCRIBED["SD3Transformer2DModel"]
 FLUX = DESCRIBED["FluxTransformer2DModel"]
@@ -107,6 +107,18 @@ def test_without_guidance_it_says_so():
     with attached(pipe, GuidanceCache(start=1.0)) as session:
         tiny.call(pipe, 10)
     assert "found too few of 10 steps in a row" in session.report().warnings[0]
+
+
+@pytest.mark.parametrize("outer", [GuidanceCache(), FasterCache()], ids=lambda a: a.name)
+@pytest.mark.parametrize("cache", [ABCache(), SADA(), LeMiCa(mask="0-1 3 5", of=6)], ids=lambda a: a.name)
+def test_before_a_cache_that_skips_steps_it_would_learn_from_predictions(outer, cache):
+    pipe = FAMILIES["sd3"].build()
+    before = leftovers(pipe)
+    with pytest.raises(IncompatibleError, match=rf"write {cache.name} \+ {outer.name}"), attached(pipe, outer, cache):
+        pass
+    assert leftovers(pipe) == before
+    check([cache, outer], pipe)
+    check([outer, ABCache(place="stack")], pipe)  # among the blocks, which are further in wherever it is written
 
 
 @pytest.mark.parametrize("on", ["sd3", "wan"])

@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from deadheat.accelerators import ABCache, FirstBlockCache, GuidanceInterval, RegionAdaptive, TaylorSeer, attached
+from deadheat.accelerators import (
+    ABCache,
+    Bottleneck,
+    FirstBlockCache,
+    GuidanceInterval,
+    RegionAdaptive,
+    TaylorSeer,
+    attached,
+)
 from deadheat.accelerators.region_adaptive import first_in_time
 from deadheat.measure.regions import region_maps, regions_html
 from deadheat.pipelines import IncompatibleError, KnobError, unpacked
@@ -12,7 +20,7 @@ from deadheat.presets import presets
 
 from ..families import FAMILIES, leftovers
 
-STACKED = ["pixart", "sd3", "flux", "lumina2", "wan", "ltx"]
+STACKED = ["pixart", "sd3", "flux", "qwen", "lumina2", "wan", "ltx"]
 FOCUS = ("low-std", "high-std", "update-size", "published")
 
 
@@ -182,11 +190,33 @@ def test_goes_with_caches_of_the_output(other, order: int, on: str):
     assert leftovers(pipe) == before
 
 
+@pytest.mark.parametrize("on", ["sd3", "flux", "wan"])
+@pytest.mark.parametrize("order", [1, -1], ids=["bottleneck-first", "bottleneck-last"])
+def test_a_new_resolution_is_a_new_beginning(on: str, order: int):
+    """Between two sizes all tokens run once: none can rest on what it had at another size, or long ago at this one."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    before = leftovers(pipe)
+    recipe = [Bottleneck(first=4, low=4, last=4, up=0.0), RegionAdaptive(ratio=0.5, warmup=2, resets="")][::order]
+    with attached(pipe, *recipe) as session:
+        first = tiny.call(pipe, 12)
+        assert torch.equal(first, tiny.call(pipe, 12))
+    ran = [
+        sum(unpacked(step.active, math.prod(step.grid))) / math.prod(step.grid) if step.grid else 1.0
+        for step in session.report().steps
+    ]
+    assert torch.isfinite(first).all()
+    assert ran == [1, 1, 0.5, 0.5, *[1, 0.5, 0.5, 0.5] * 2]
+    sizes = [math.prod(step.grid) for step in session.report().steps if step.grid]
+    assert sizes == [sizes[0]] * 2 + [sizes[0] // 4] * 3 + [sizes[0]] * 3
+    assert leftovers(pipe) == before
+
+
 @pytest.mark.parametrize("other", [FirstBlockCache(), TaylorSeer()], ids=str)
 def test_nothing_else_may_stand_between_the_blocks(other):
     pipe = FAMILIES["sd3"].build()
     for recipe in ([other, RegionAdaptive()], [RegionAdaptive(), other]):
-        with pytest.raises(IncompatibleError, match="leaves nothing whole") as error, attached(pipe, *recipe):
+        with pytest.raises(IncompatibleError, match="does not go with") as error, attached(pipe, *recipe):
             pass
         assert other.name in str(error.value)
 

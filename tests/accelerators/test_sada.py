@@ -4,11 +4,12 @@ from collections import deque
 
 import pytest
 import torch
-from deadheat.accelerators import SADA, GuidanceInterval, attached
+from deadheat.accelerators import SADA, ABCache, DeepCache, GuidanceInterval, TeaCache, attached, check
 from deadheat.accelerators.pruning import Pruning, chosen
 from deadheat.accelerators.trajectory import COEFFICIENTS, Node, Trajectory, _continued, forecast
 from deadheat.pipelines import (
     Call,
+    IncompatibleError,
     KnobError,
     Latents,
     Level,
@@ -196,6 +197,20 @@ def test_late_steps_follow_the_cadence(every: int):
     assert [step in run.skipped for step in late] == [(step - 1) % every != 0 for step in late]
 
 
+def test_with_slopes_the_cadence_is_all_that_multistep_sets():
+    """As in the official code for flow matching: the slope is continued once, then repeated, and no picture is."""
+    sada = SADA(criterion="curvature", fill="slope", late=0.0, every=4, terms=5, most=4, start=0.1, stop=1.0)
+    run = Euler(sada)
+    run.go(wild, torch.randn(1, 1, 4, 4))
+    assert run.skipped == [step for step in range(3, 29) if (step - 1) % 4]
+    assert not run.walk.pictures
+    slopes = run.predictions
+    for step in run.skipped:
+        repeats = step - 1 in run.skipped
+        expected = slopes[step - 1] if repeats else 2 * slopes[step - 1] - slopes[step - 2]
+        assert torch.allclose(slopes[step], expected, atol=1e-4)
+
+
 def test_a_picture_on_a_line_is_continued():
     """A network whose picture moves evenly from step to step: the multistep rule is then exact."""
     c, d = noise(0).float(), noise(1).float()
@@ -352,6 +367,16 @@ def test_runs_repeat_and_are_counted(on: str, kind: type | None, settings: dict,
         assert did[0].count("extrapolated") == 4  # steps 3-4 and 6-7: every step is stable
 
 
+@pytest.mark.parametrize(
+    ("on", "other"), [("sd15", DeepCache()), ("sd3", TeaCache()), ("sd3", ABCache(place="stack"))], ids=str
+)
+@pytest.mark.parametrize("order", [1, -1], ids=["sada-outside", "cache-outside"])
+def test_predicted_slopes_are_not_judged(on: str, other, order: int):
+    with pytest.raises(IncompatibleError) as error:
+        check([SADA(), other][::order], FAMILIES[on].build())
+    assert "sada" in str(error.value) and str(other) in str(error.value)
+
+
 @pytest.mark.parametrize("on", ["sd3", "flux"])
 @pytest.mark.parametrize("order", [1, -1], ids=["sada-outside", "interval-outside"])
 def test_switching_guidance_is_a_new_beginning(on: str, order: int):
@@ -376,5 +401,6 @@ def test_what_it_refuses_and_warns_of():
     assert SADA(coefficients="code").cautions(pipe, 28)
     assert not SADA().cautions(pipe, 28)
     assert "leave little" in SADA().cautions(pipe, 8)[0]
+    assert not SADA(most=0).cautions(pipe, 8)
     with pytest.raises(KnobError, match="swap them"):
         SADA(start=0.9, stop=0.1)

@@ -4,7 +4,14 @@ import warnings
 
 import pytest
 import torch
-from deadheat.accelerators import PyramidAttentionBroadcast, TokenCarving, TokenMerging, attached
+from deadheat.accelerators import (
+    ProgressiveResolution,
+    PyramidAttentionBroadcast,
+    TokenCarving,
+    TokenMerging,
+    attached,
+    check,
+)
 from deadheat.accelerators.block_attention import best, carved, cut, flexed, gathered, importance
 from deadheat.pipelines import IncompatibleError, SelfAttention, UnsupportedError, area, around_attention, staged
 from torch.nn.attention.flex_attention import flex_attention
@@ -174,7 +181,7 @@ def test_every_family_with_every_block_kept_is_dense(on: str):
     else:
         attention = [name for name, _ in network.named_modules() if name.endswith("attn1")]
         assert len(seen) == len(attention) * calls
-    text = {"sd3": False, "flux": True, "lumina2": True}
+    text = {"sd3": False, "flux": True, "qwen": True, "lumina2": True}
     for asked in seen:
         assert (asked.first > 0) == text.get(on, False)
         assert (asked.query.shape[2] > asked.tokens) == (on in text)
@@ -261,6 +268,36 @@ def test_modules_that_run_are_carved_and_others_rest(on: str):
     assert torch.equal(outs[0], outs[1])
     assert not torch.equal(outs[0], outs[2])
     assert leftovers(pipe) == before
+
+
+def test_it_may_drop_more_later():
+    carving = TokenCarving(keep=0.25, late=0.5, keep_late=0.15, warmup=0.0)
+    assert [carving.kept(step, 10) for step in (0, 4, 5, 9)] == pytest.approx([0.25, 0.25, 0.15, 0.15])
+    assert TokenCarving(keep=1.0, late=0.5).carves
+    assert not TokenCarving(keep=1.0).carves
+
+
+@pytest.mark.parametrize(("on", "amplify"), [("wan", 0.5), ("ltx", 0.5), ("pixart", 0.5), ("sd3", 0.0), ("flux", 0.0)])
+def test_it_goes_with_rising_resolution_where_text_is_not_weighed(on: str, amplify: float):
+    """Jenga is both; only where text and image share a softmax does the one weigh what the other leaves out."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    small = TokenCarving(keep=0.0, mass=0.0, block=1, neighbours=False, warmup=0.0)
+    rising = ProgressiveResolution(until="0.5", amplify=amplify)
+    before = leftovers(pipe)
+    for recipe in ([rising, small], [small, rising]):
+        with attached(pipe, *recipe) as session:
+            assert torch.isfinite(tiny.call(pipe, 6)).all()
+        assert not any("did nothing" in said or "skipped" in said for said in session.report().warnings)
+    assert leftovers(pipe) == before
+
+
+@pytest.mark.parametrize("on", ["sd3", "flux"])
+def test_where_text_is_weighed_they_exclude_each_other(on: str):
+    pipe = FAMILIES[on].build()
+    with pytest.raises(IncompatibleError, match="does not go with token-carving"):
+        check([ProgressiveResolution(), TokenCarving()], pipe)
+    check([ProgressiveResolution(sizes="1", until="1"), TokenCarving()], pipe)
 
 
 def test_carving_and_merging_exclude_each_other():

@@ -6,8 +6,10 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from deadheat.accelerators import LeMiCa, attached
-from deadheat.measure import best_path, calibrate, gap_costs
+from deadheat.measure import best_path, calibrate, gap_costs, record
+from deadheat.measure.fit import growth
 from deadheat.pipelines import InputError, call_arguments
+from diffusers import FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 from ..families import FAMILIES, leftovers
 
@@ -24,6 +26,23 @@ def test_the_path_is_the_one_of_brute_force(seed: int):
     found = best_path(costs, steps, calls)
     assert len(found) == calls
     assert sorted((costs[g] for g in pairwise(found)), reverse=True) == best
+
+
+REPEATING = [
+    ("sd15", HeunDiscreteScheduler(), "HeunDiscreteScheduler took 11 steps where 6 were asked for"),
+    ("sd15", PNDMScheduler(skip_prk_steps=True), "PNDMScheduler took 7 steps where 6 were asked for"),
+    ("sd3", FlowMatchHeunDiscreteScheduler(), "FlowMatchHeunDiscreteScheduler took 11 steps where 6 were asked for"),
+]
+
+
+@pytest.mark.parametrize("measure", [gap_costs, record, growth], ids=lambda measure: measure.__name__)
+@pytest.mark.parametrize(("on", "scheduler", "says"), REPEATING, ids=["heun", "pndm", "flow-heun"])
+def test_steps_that_are_not_those_asked_for_are_refused(on: str, scheduler, says: str, measure):
+    pipe = FAMILIES[on].build(scheduler=scheduler)
+    before = leftovers(pipe)
+    with pytest.raises(InputError, match=f"{says}.*calibrate with a scheduler that steps once"):
+        measure(pipe, ["a fox"], 6)
+    assert leftovers(pipe) == before
 
 
 def test_too_few_calls():

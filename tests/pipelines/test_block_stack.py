@@ -9,7 +9,7 @@ from deadheat.pipelines import UnsupportedError, around_stack, family, staged
 
 from ..families import FAMILIES, leftovers
 
-STACKED = ["pixart", "sd3", "flux", "lumina2", "wan", "ltx"]
+STACKED = ["pixart", "sd3", "flux", "qwen", "lumina2", "wan", "ltx"]
 SOME = [(on, kept) for on in ("sd3", "flux") for kept in ((1, 0), (0, 1), (0, 3))]
 KEPT = [*SOME, *((on, (2, 1)) for on in STACKED)]
 

@@ -30,6 +30,25 @@ def calls_of(stage, seen: list[Call]):
     return stage.around_denoiser(start)
 
 
+@pytest.mark.parametrize("on", ["sd15", "sd3", "ltx"])
+def test_the_halves_are_compared_once_a_run(on: str, monkeypatch):
+    """A GPU would have to wait for the answer at every step."""
+    tiny, compared = FAMILIES[on], []
+    pipe, equal = tiny.build(), torch.equal
+
+    def counted(a, b):
+        compared.append(len(a))
+        return equal(a, b)
+
+    monkeypatch.setattr("deadheat.pipelines.stage.torch.equal", counted)
+    with staged(pipe) as stage:
+        for copies in (1, 2):
+            tiny.call(pipe, 4, copies=copies)
+        tiny.call(pipe, 4, **tiny.unguided)
+    assert compared == [1, 2]
+    assert len(stage.runs) == 3
+
+
 @pytest.mark.parametrize("guided", [True, False], ids=["guided", "unguided"])
 def test_steps_and_branches(family: TinyFamily, guided: bool):
     pipe, seen = family.build(), []

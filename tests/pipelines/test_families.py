@@ -22,7 +22,7 @@ from torch import nn
 
 from ..families import FAMILIES, leftovers
 
-STACKED = ["pixart", "sd3", "flux", "lumina2", "wan", "ltx"]
+STACKED = ["pixart", "sd3", "flux", "qwen", "lumina2", "wan", "ltx"]
 UNETS = ["sd15", "sdxl"]
 
 
@@ -44,7 +44,9 @@ def network_call(pipe, tiny, steps: int = 1) -> tuple[nn.Module, dict]:
 
 
 def gather(value, order: torch.Tensor, dim: int, scope: str):
-    """Put a value that is indexed by token into another order; text stands before the image."""
+    """Put a value that is indexed by token into another order; text stands before the image, or beside it."""
+    if scope == "image, text":
+        return (gather(value[0], order, dim, "image"), *value[1:])
     if isinstance(value, tuple | list):
         return type(value)(gather(part, order, dim, scope) for part in value)
     if value is None or value.shape[dim] == 1:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..families import FAMILIES, leftovers
 
-STACKED = ["pixart", "sd3", "flux", "lumina2", "wan", "ltx"]
+STACKED = ["pixart", "sd3", "flux", "qwen", "lumina2", "wan", "ltx"]
 
 
 class Some:

@@ -62,6 +62,18 @@ def test_a_model_finds_its_presets(model: str, names: set[str]):
     assert names | {"balanced"} <= set(presets(model))
 
 
+def test_the_published_schedule_of_ab_cache():
+    (cache,) = presets("black-forest-labs/FLUX.1-dev")["ab-cache-14"].accelerators
+    assert cache.computed(50) == (0, 1, 2, 3, 4, 6, 12, 18, 24, 30, 36, 42, 48, 49)
+
+
+def test_sada_for_flow_matching_is_as_in_its_code():
+    """The multistep rule sets the cadence there, and continues no picture."""
+    (sada,) = presets("", "FLUX.1")["balanced"].accelerators
+    assert (sada.criterion, sada.fill) == ("curvature", "slope")
+    assert not sada.continues_pictures
+
+
 GOALS = {"faithful", "balanced", "fast"}
 
 

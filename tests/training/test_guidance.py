@@ -6,13 +6,14 @@ import random
 import pytest
 import torch
 from deadheat.accelerators import GuidanceAdapter, attached
-from deadheat.pipelines import Adapter, adapter_shape, load_adapter, misfit, staged, the_network
+from deadheat.pipelines import Adapter, adapter_shape, inserted, load_adapter, misfit, staged, the_network
 
 from training import guidance
 from training.loop import Budget, fit
 from training.trajectories import Plan, Trajectories, guided_arguments, record
 
-from ..families import FAMILIES
+from ..adapters import random_adapter
+from ..families import FAMILIES, leftovers
 
 SCALES = (1.0, 8.0)
 WORDS = ["a red cube", "a blue ball", "a green cone", "a red ball", "a blue cube", "a green ball"]
@@ -88,14 +89,16 @@ def test_it_learns_and_leaves_the_base_alone(tmp_path):
     before = {name: value.clone() for name, value in the_network(pipe).state_dict().items()}
     torch.manual_seed(0)
     adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
-    part = guidance.GuidancePart(the_network(pipe), adapter, *(
-        Trajectories(tmp_path / name, SCALES) for name in ("recorded", "held")
-    ))  # fmt: skip
-    with torch.no_grad():
-        assert part.show(adapter)[0]["missing"] == pytest.approx(1.0, abs=1e-2)
-    best = fit(part, Budget(240, 4, 2e-2, average=0.9), tmp_path, say=quiet)
-    with torch.no_grad():
-        assert part.show(best)[0]["missing"] < 0.9
+    data = [Trajectories(tmp_path / name, SCALES) for name in ("recorded", "held")]
+    clean = leftovers(pipe)
+    with inserted(the_network(pipe), adapter) as now:
+        part = guidance.GuidancePart(the_network(pipe), adapter, now, *data)
+        with torch.no_grad():
+            assert part.show(adapter)[0]["missing"] == pytest.approx(1.0, abs=1e-2)
+        best = fit(part, Budget(240, 4, 2e-2, average=0.9), tmp_path, say=quiet)
+        with torch.no_grad():
+            assert part.show(best)[0]["missing"] < 0.9
+    assert leftovers(pipe) == clean
     assert all(torch.equal(value, before[name]) for name, value in the_network(pipe).state_dict().items())
 
 
@@ -105,10 +108,30 @@ def test_a_base_in_half_precision_is_taught_in_full(on: str, tmp_path):
     record(pipe, WORDS[:2], plan(on), tmp_path, quiet)
     data = Trajectories(tmp_path, SCALES)
     adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
-    part = guidance.GuidancePart(the_network(pipe), adapter, data, data)
-    part.loss(random.Random(0), 2, 0.0)[0].backward()
+    with inserted(the_network(pipe), adapter) as now:
+        part = guidance.GuidancePart(the_network(pipe), adapter, now, data, data)
+        part.loss(random.Random(0), 2, 0.0)[0].backward()
     assert all(torch.isfinite(residual.out.weight.grad).all() for residual in adapter.residuals)
     assert any(residual.out.weight.grad.abs().max() > 0 for residual in adapter.residuals)
+
+
+@pytest.mark.parametrize("on", ["sd15", "sd3", "flux"])
+def test_blocks_that_run_again_meet_the_same_residuals(on: str, tmp_path):
+    """Gradient checkpointing, which training on a GPU turns on, changes no gradient."""
+    pipe = FAMILIES[on].build()
+    record(pipe, WORDS[:2], plan(on), tmp_path, quiet)
+    data, adapter = Trajectories(tmp_path, SCALES), random_adapter(pipe)
+    gradients = []
+    with inserted(the_network(pipe), adapter) as now:
+        part = guidance.GuidancePart(the_network(pipe), adapter, now, data, data)
+        for again in (False, True):
+            if again:
+                the_network(pipe).enable_gradient_checkpointing()
+            part.loss(random.Random(0), 2, 0.0)[0].backward()
+            gradients.append([p.grad.clone() for p in adapter.residuals.parameters()])
+            adapter.zero_grad()
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("on", ["sd15", "flux"])
