@@ -10,7 +10,7 @@ from ..accelerators import ACCELERATORS
 from ..pipelines import DeadheatError
 from ..presets import Recipe
 from .cells import Sweep
-from .metrics import DEFINITIONS, LESS_IS_BETTER
+from .metrics import DEFINITIONS, LESS_IS_BETTER, OWN, TOGETHER, mean_score
 from .plan import PLAIN
 from .points import Point, SweepCell
 from .snippet import snippet
@@ -24,12 +24,24 @@ FAMILIES = {
     "guidance": "guidance",
     "image tokens": "fewer tokens",
     "image tokens in attention": "fewer tokens",
+    "text tokens in attention": "fewer tokens",
     "resolution of the latents": "resolution",
     "number of steps": "fewer steps",
 }
 UNITS = {"psnr": "dB", "adherence": "%"}
-LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms-ssim": "MS-SSIM", "lpips": "LPIPS", "adherence": "adherence"}
-ASKS = {"adherence": "Good picture?", "clipscore": "Good picture?", "imagereward": "Good picture?"}
+LABELS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms-ssim": "MS-SSIM",
+    "detail": "detail",
+    "latent": "latent distance",
+    "adherence": "adherence",
+    "lpips": "LPIPS",
+    "clip": "CLIPScore",
+    "image-reward": "ImageReward",
+    "frechet": "Fréchet distance",
+}
+ASKS = dict.fromkeys((*OWN, *TOGETHER), "Good picture?")
 
 STEADY = 1.25  # the slowest baseline over the fastest, on a machine with nothing else to do
 
@@ -273,8 +285,7 @@ def _lane_score(cells: Sequence[Mapping[str, Any]], metric: str) -> Row | None:
     if not (found := [*finite, *same]):
         return None
     worst, prompt = (max if metric in LESS_IS_BETTER else min)(found)
-    mean = statistics.fmean(value for value, _ in finite) if finite else math.inf
-    return _score(mean, worst, prompt, len(cells))
+    return _score(mean_score((value for value, _ in found), metric), worst, prompt, len(cells))
 
 
 def _rounds(repeats: int) -> str:

@@ -10,7 +10,7 @@ from ..pipelines import UnsupportedError, family
 from ..presets import Recipe
 from .calibrate import made_with
 from .goal import SURE, Goal
-from .metrics import LESS_IS_BETTER, OWN
+from .metrics import LESS_IS_BETTER, OWN, counted, mean_score
 from .prompts import Cell
 from .report import score_text
 from .snippet import snippet
@@ -123,9 +123,8 @@ class Tuned:
         return {cell: value for cell, row in entry.scores.items() if (value := row.get(metric)) is not None}
 
     def mean(self, entry: Entry, metric: str) -> float | None:
-        """Return the mean of a metric, or None; equal pictures make a PSNR infinite."""
-        values = self.values(entry, metric).values()
-        return statistics.fmean(values) if values else None
+        """Return the mean of a metric, as ``mean_score``, or None."""
+        return mean_score(self.values(entry, metric).values(), metric)
 
     def worst(self, entry: Entry, metric: str) -> tuple[float, Cell] | None:
         """Return the worst value of a metric, and where it was."""
@@ -135,10 +134,8 @@ class Tuned:
 
     def error(self, entry: Entry, metric: str) -> float | None:
         """Return the standard error of the mean."""
-        values = list(self.values(entry, metric).values())
-        return (
-            statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 and float("inf") not in values else None
-        )
+        values = [counted(value, metric) for value in self.values(entry, metric).values()]
+        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
     def expected(self, entry: Entry) -> float:
         """Return the seconds of one picture: measured for finalists, reckoned for others."""

@@ -169,7 +169,8 @@ def own_presets(model: str, kind: str = "") -> dict[str, Recipe]:
     known = known_model(model)
     kind = kind or (known.family if known else "")
     named = re.sub(r"[^a-z0-9.]+", "-", kind.lower()).strip("-")
-    return {**_in(HERE / f"{FAMILY}{named}"), **(_in(HERE / model.lower().replace("/", "--")) if model else {})}
+    own = model.lower().replace("/", "--")
+    return {**_in(HERE / f"{FAMILY}{named}"), **(_in(HERE / own) if own.strip(".") else {})}  # .. is no model
 
 
 def _in(folder: Path) -> dict[str, Recipe]:
