@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from deadheat.measure import METRICS, Sweep, static_explorer
-from deadheat.measure.explore import ASKS, LABELS, explore_sweep, family
+from deadheat.measure.explore import explore_sweep
+from deadheat.measure.explore_page import ASKS, LABELS, family
 from deadheat.ui.recommend import recommended
 from deadheat.ui.sweeping import DEFAULT, SweepSettings
 from deadheat.ui.uploads import explored
