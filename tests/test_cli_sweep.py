@@ -89,7 +89,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(argv, says, capsys, tmp_path):
 
 def test_a_presets_name_needs_a_known_family(model, capsys, tmp_path):
     """Without the family it would be another recipe than in `compare`."""
-    code, _, err = run(capsys, "sweep", model, "--recipe", "balanced", "--out", str(tmp_path / "out"))
+    code, _, err = run(capsys, "sweep", model, "--recipe", "balanced", "--prompt", "x", "--out", str(tmp_path / "out"))
     assert code == 2 and "which recipe 'balanced' is depends on the family" in err and "doctor" in err
     assert not (tmp_path / "out").exists()
 

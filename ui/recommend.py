@@ -64,10 +64,10 @@ def _not_measured(model: str, name: str) -> str:
 
     here = f"recorded is {name}" if name else "nothing is recorded here"
     said = f"nothing was measured of {model!r}: {here}."
-    known = own_presets(model) if known_model(model) else {}
+    known = own_presets(model)
     if known:
         said += " Its presets: " + " ".join(f"{preset}: {recipe} ({recipe.about})" for preset, recipe in known.items())
-    wanted = model if known_model(model) else "MODEL"
+    wanted = model if known or known_model(model) else "MODEL"
     return f"{said} To know it for your machine, run: deadheat tune {wanted} --floor psnr=30, or the endpoint sweep"
 
 

@@ -103,8 +103,9 @@ def test_a_failing_metric_keeps_the_cell(pipe, tmp_path, monkeypatch):
 
     monkeypatch.setitem(PLAIN, "ssim", broken)
     monkeypatch.setitem(PLAIN, "detail", lambda *_: math.nan)
-    found = quick(pipe, tmp_path / "out", metrics=["psnr", "ssim", "detail"], steps=4)
-    plain, busy = (next(c for c in found.cells if c.recipe == name) for name in ("plain", "ab-cache:every=2"))
+    recipe = "ab-cache:every=2,warmup=1"
+    found = quick(pipe, tmp_path / "out", recipes=[recipe], metrics=["psnr", "ssim", "detail"], steps=6)
+    plain, busy = (next(c for c in found.cells if c.recipe == name) for name in ("plain", recipe))
     assert found.finished and not any(cell.error for cell in found.cells)
     assert plain.scores["ssim"] == 1.0 and busy.scores["ssim"] is busy.scores["detail"] is None
     assert math.isfinite(busy.scores["psnr"]) and busy.seconds and busy.picture
