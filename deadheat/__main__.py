@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from ._arguments import METRICS
 from ._arguments import load_model as _load
 from ._arguments import prompts_of as _prompts
 from ._arguments import show as _show
@@ -309,7 +310,7 @@ def _takes_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's own)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5)")
-    parser.add_argument("--metrics", default="psnr,ssim,adherence", help="psnr, ssim, adherence, lpips")
+    parser.add_argument("--metrics", default="psnr,ssim,adherence", help=METRICS)
     parser.add_argument("--out", help="folder for pictures, result.json and report.html")
     parser.add_argument("--no-control", action="store_true", help="leave out the fewer-steps control")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")

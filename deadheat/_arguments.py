@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+METRICS = "psnr, ssim, ms-ssim, detail, latent, adherence, lpips, clip, image-reward, frechet"
+"""Those of ``measure``, written out: importing them takes seconds, and ``--help`` should not."""
+
 
 def takes_model(parser: argparse.ArgumentParser) -> None:
     """Take a model, and how to load it."""

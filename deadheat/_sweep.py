@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._arguments import prompts_of, show, size_of, switches_of, takes_model
+from ._arguments import METRICS, prompts_of, show, size_of, switches_of, takes_model
 
 
 def takes_sweep(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def takes_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's own)")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of every cell (default 3)")
-    parser.add_argument("--metrics", default="psnr,ssim,adherence", help="psnr, ssim, adherence, lpips")
+    parser.add_argument("--metrics", default="psnr,ssim,adherence", help=METRICS)
     parser.add_argument("--out", required=True, help="folder for sweep.jsonl, pictures and report.html")
     parser.add_argument(
         "--workers", type=int, default=0, help="local processes, each with a model (default: this one)"

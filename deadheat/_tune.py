@@ -30,7 +30,7 @@ def takes_search(parser: argparse.ArgumentParser) -> None:
 def tune_command(arguments: argparse.Namespace) -> int:
     """Search, write the preset, and say what was found."""
     from .measure import tune
-    from .measure.goal import Goal, read_floor, read_seconds
+    from .measure.goal import Goal, check_limit, read_floor, read_seconds
     from .pipelines import check_name
 
     check_name(arguments.model)
@@ -38,6 +38,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
     budget = read_seconds(arguments.budget) if arguments.budget else None
     limit = read_seconds(arguments.time)
     Goal(floor, budget)  # a slip should not cost a download
+    check_limit(limit)
     own = arguments.prompt or arguments.prompts_file
     prompts, size, out = prompts_of(arguments, None) if own else None, size_of(arguments.size), _preset(arguments)
     found = tune(

@@ -1,6 +1,7 @@
 """Measures one heat of a sweep on one pipeline: its cells and their baseline, interleaved round by round."""
 
 import io
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from ..accelerators import attached, check
 from ..pipelines import Cancelled, DeadheatError, Report, call_arguments, pictures
 from ..presets import Recipe
 from .environment import hardware
+from .metrics import TOGETHER
 from .plan import PLAIN, Heat, Planned
 from .points import SweepCell
 from .result import to_image
@@ -22,6 +24,7 @@ from .score import Scorer
 from .timing import after_each_step, synchronise
 
 Shot = tuple[SweepCell, bytes | None]  # a finished cell and its picture as PNG
+APART = "it is of all pictures of a lane together, and a sweep scores them one by one; compare measures it"
 BLURRED = "two runs with the same seed gave different pictures: its faithfulness is blurred by that"
 
 
@@ -54,11 +57,14 @@ class Bench:
 
     Attributes:
         machine: on what it measures, as its cells say it.
+        unavailable: metric -> why it cannot be had here.
     """
 
     def __init__(self, pipe: Any, settings: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> None:
         self.pipe, self.settings = pipe, settings
-        self.scorer = Scorer(settings["metrics"], pipe)
+        self.scorer = Scorer([metric for metric in settings["metrics"] if metric not in TOGETHER], pipe)
+        apart = [metric for metric in settings["metrics"] if metric in TOGETHER]
+        self.unavailable = {**self.scorer.unavailable, **dict.fromkeys(apart, APART)}
         self._stop = stop
         self._warm: set[tuple[str, int]] = set()
         self._other = other_side(pipe)
@@ -105,8 +111,7 @@ class Bench:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a pipeline raises belongs into its cell; the sweep goes on
             lane.error = _sentence(error)
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
+            _tidy_up(error)
 
     def _warm_up(self, lane: _Lane, cell: Planned) -> None:
         """Run once untimed whatever this process has not run yet; the baseline's calls are counted in such a run."""
@@ -153,29 +158,43 @@ class Bench:
         if plain is not None and plain.error is not None:
             for lane in lanes:
                 lane.error = lane.error or f"the baseline failed: {plain.error}"
-        good = [lane for lane in lanes if lane.error is None and lane.planned is not None]
-        scores = []
-        if plain is not None and good:
-            prompts = [lane.planned.prompt for lane in good if lane.planned is not None]
-            found = [lane.picture for lane in good if lane.picture is not None]
-            scores = self.scorer(prompts, found, [plain.picture] * len(good))
-        by_lane = dict(zip(map(id, good), scores, strict=True))
-        return [self._shot(lane, plain, by_lane.get(id(lane), {})) for lane in lanes if lane.planned is not None]
+        return [self._shot(lane, plain) for lane in lanes if lane.planned is not None]
 
-    def _shot(self, lane: _Lane, plain: _Lane | None, scores: dict[str, float | None]) -> Shot:
+    def _scores(self, prompt: str, lane: _Lane, truth: Tensor) -> dict[str, float | None]:
+        """Score one picture; a metric that fails says so, and the cell keeps its time and its other scores."""
+        assert lane.picture is not None
+        scores: dict[str, float | None] = dict.fromkeys(self.settings["metrics"])
+        for metric, score in self.scorer.columns([prompt], [lane.picture], [truth]):
+            try:
+                (value,) = score()
+                if value is not None and math.isnan(value):
+                    raise ArithmeticError("it is no number for this picture")
+                scores[metric] = value
+            except Exception as error:  # noqa: BLE001 - whatever a metric raises belongs into its cell; the sweep goes on
+                lane.warnings.append(f"{metric} failed: {_sentence(error)}")
+                _tidy_up(error)
+        return scores
+
+    def _shot(self, lane: _Lane, plain: _Lane | None) -> Shot:
         planned, report, picture = lane.planned, lane.report, lane.picture
         assert planned is not None
-        if lane.error is not None or report is None or picture is None or plain is None:
+        if lane.error is not None or report is None or picture is None or plain is None or plain.picture is None:
             return SweepCell.failed(planned, lane.error or "it never ran", self.machine), None
+        scores = self._scores(planned.prompt, lane, plain.picture)
         cell = SweepCell(
             **asdict(planned), seconds=lane.seconds, baseline_seconds=list(plain.seconds), calls=report.calls,
             asked=report.asked, actions=[str(step.action) for step in report.steps], scores=scores,
-            identical=plain.picture is not None and plain.picture.equal(picture), cache_bytes=report.cache_bytes,
+            identical=plain.picture.equal(picture), cache_bytes=report.cache_bytes,
             picture=f"pictures/{planned.id}.png", warnings=[*report.warnings, *lane.warnings], machine=self.machine,
         )  # fmt: skip
         file = io.BytesIO()
         to_image(picture).save(file, "PNG")
         return cell, file.getvalue()
+
+
+def _tidy_up(error: Exception) -> None:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()
 
 
 def _sentence(error: Exception) -> str:

@@ -56,7 +56,7 @@ class Hello:
     @classmethod
     def of(cls, bench: Bench) -> "Hello":
         ground = {**environment(bench.pipe), "weights": weights_fingerprint(bench.pipe)}
-        return cls(ground, bench.scorer.unavailable)
+        return cls(ground, bench.unavailable)
 
 
 Outcome = Hello | list[Shot] | DeadheatError | None  # None: the worker died

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..pipelines import InputError, KnobError, nearest
-from .metrics import LESS_IS_BETTER, METRICS, OWN
+from .metrics import LESS_IS_BETTER, METRICS, MOST, OWN, TOGETHER, counted
 
 Scores = Mapping[str, float | None]
-ALIKE = 100.0  # dB that equal pictures count for in a mean
-TOGETHER = ("frechet",)  # of all pictures at once: nothing to hold picture by picture
 SURE, LOST = 1.0, 1.5  # standard errors: a floor is held, or is out of reach
 
 
@@ -73,8 +71,7 @@ class Goal:
             if metric in TOGETHER:
                 raise InputError(f"{metric} counts for all pictures together: no floor for it can be held by each")
         for metric, bound in self.floor.items():
-            if not math.isfinite(bound):
-                raise InputError(f"the floor of {metric} is {bound}, not a number")
+            check_floor(metric, bound)
             if bound < 0 and metric not in OWN:
                 raise InputError(
                     f"the floor of {metric} is {bound}; only {', '.join(OWN)} may stand points below the baseline"
@@ -97,7 +94,7 @@ class Goal:
         bound = self.floor.get(metric, 0.0)
         if bound < 0:
             return None if own is None else round((value - own) * OWN[metric], 9) - bound
-        gap = min(value, ALIKE) - bound
+        gap = counted(value, metric) - bound
         return -gap if metric in LESS_IS_BETTER else gap
 
     def __str__(self) -> str:
@@ -111,6 +108,30 @@ class Goal:
         if bound < 0:
             return f"{metric} at most {-bound:g} points below the baseline's"
         return f"{metric} {'at most' if metric in LESS_IS_BETTER else 'at least'} {bound:g}"
+
+
+def check_floor(metric: str, bound: float) -> None:
+    """Refuse a floor that no pictures can hold.
+
+    Raises:
+        InputError: names the value, and the largest that there is.
+    """
+    if not math.isfinite(bound):
+        raise InputError(f"the floor of {metric} is {bound}, not a number")
+    if bound > MOST.get(metric, math.inf):
+        raise InputError(
+            f"the floor of {metric} is {bound:g}, and its mean is never above {MOST[metric]:g}; take less"
+        )
+
+
+def check_limit(seconds: float) -> None:
+    """Refuse a time that a search cannot keep to.
+
+    Raises:
+        InputError: names the value, and what it may be.
+    """
+    if not 0 < seconds < math.inf:
+        raise InputError(f"the time limit is {seconds:g} s, not a number of seconds above 0; write it as 10min")
 
 
 def read_floor(texts: Sequence[str]) -> dict[str, float]:
@@ -149,6 +170,9 @@ def read_seconds(text: str) -> float:
             number, factor = number.removesuffix(unit), seconds
             break
     try:
-        return float(number) * factor
+        found = float(number) * factor
     except ValueError:
-        raise InputError(f"{text!r} is no time; write it as 2.5s, 900ms or 10min") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{text!r} is no time; write it as 2.5s, 900ms or 10min")
+    return found

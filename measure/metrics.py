@@ -4,6 +4,8 @@ Pictures are float tensors in [0, 1], (3, H, W), as decoded, before any file enc
 """
 
 import math
+import statistics
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,7 +13,8 @@ from torch.nn import functional
 
 DEFINITIONS = {
     "psnr": "PSNR: -10 log10 of the mean squared difference over pixels and channels, pictures in [0, 1], in dB; "
-    "more is closer; equal pictures print identical.",
+    "more is closer; equal pictures print identical. In a mean a picture counts at most 100 dB, also an equal one; "
+    "the mean prints identical where all are.",
     "ssim": "SSIM: structural similarity, Gaussian window of 11 pixels, sigma 1.5, K 0.01 and 0.03, mean over pixels "
     "and channels; 1 is equal.",
     "ms-ssim": "MS-SSIM: SSIM's contrast and structure at up to five scales, each half the last (as many as the "
@@ -34,8 +37,30 @@ METRICS = tuple(DEFINITIONS)
 LESS_IS_BETTER = ("latent", "lpips", "frechet")
 OWN = {"adherence": 100.0, "clip": 1.0, "image-reward": 1.0}
 """Metrics that judge a picture by itself, not against the baseline's; with the points that one unit counts."""
+TOGETHER = ("frechet",)
+"""Metrics of all pictures at once, which say nothing about a single one."""
+ALIKE = 100.0  # dB, the most that a picture counts in a mean
+MOST = {"psnr": ALIKE, "ssim": 1.0, "ms-ssim": 1.0, "adherence": 1.0, "clip": 100.0}
+"""The largest mean that there can be short of identical pictures, where there is one."""
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = 11
+
+
+def counted(value: float, metric: str) -> float:
+    """Return what a picture's score counts in a mean: a PSNR at most 100 dB, also where it is infinite."""
+    return min(value, ALIKE) if metric == "psnr" else value
+
+
+def mean_score(scores: Iterable[float], metric: str) -> float | None:
+    """Return the mean over pictures: None where there are none, infinite where all are identical to the baseline's.
+
+    >>> mean_score([30.0, math.inf], "psnr"), mean_score([math.inf, math.inf], "psnr")
+    (65.0, inf)
+    """
+    found = list(scores)
+    if found and all(map(math.isinf, found)):
+        return math.inf
+    return statistics.fmean(counted(score, metric) for score in found) if found else None
 
 
 def psnr(picture: Tensor, reference: Tensor) -> float:

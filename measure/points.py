@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .metrics import LESS_IS_BETTER
+from .metrics import LESS_IS_BETTER, mean_score
 from .plan import Planned
 from .result import Role
 
@@ -91,8 +91,7 @@ class Point:
         seconds: median over its cells of their median; seconds_low, seconds_high: the fastest and slowest cell.
         speedup: median over its cells of the baseline's seconds over its own, from interleaved rounds;
             speedup_low, speedup_high: the worst and the best cell.
-        mean: mean score of the metric, None where there is none. Pictures identical to the baseline's have no finite
-            PSNR: they are counted in *identical*, and the mean is of the others; infinite where there is no other.
+        mean: mean score of the metric, as ``mean_score``; None where there is none, infinite where all are identical.
         worst, worst_cell: the worst score, and the id of its cell.
         identical: cells whose picture is the baseline's, bit for bit.
         calls, asked: mean samples through the denoiser, and asked for.
@@ -129,8 +128,7 @@ def point(cells: list[SweepCell], metric: str) -> Point:
     first, good = cells[0], [cell for cell in cells if cell.error is None]
     seconds, ratios = [cell.median for cell in good], [cell.speedup for cell in good]
     scored = [(value, cell.id) for cell in good if (value := cell.scores.get(metric)) is not None]
-    finite = [value for value, _ in scored if math.isfinite(value)]
-    mean = statistics.fmean(finite) if finite else (math.inf if scored else None)
+    mean = mean_score((value for value, _ in scored), metric)
     worst = (max if metric in LESS_IS_BETTER else min)(scored, key=lambda pair: pair[0], default=(None, None))
     middle, fastest, slowest = _middle_and_ends(seconds)
     ratio, least, most = _middle_and_ends(ratios)

@@ -1,6 +1,6 @@
 """The race of `tune`: walks the search space, halves what is left, and runs the finals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -8,17 +8,15 @@ from time import perf_counter
 from ..accelerators import attached
 from ..pipelines import Cancelled, DeadheatError, InputError
 from ..presets import Recipe
+from .finals import FINALISTS, Finals
 from .fit import Recording, record
 from .judge import Judge
 from .prompts import Course
 from .space import Line, Space, search_space
 from .track import Entry, TimeUp, Track
-from .tuned import ENOUGH
 
 RUNGS = (4, 8, 16)  # cells of a probe, and of the two rungs of halving; half of them where pictures are slow
 PROBES = 0.08  # of the time, that the baseline's pictures for a probe may take
-FINALISTS = 4
-CLEAR = 24  # held-out cells after which the last one need not go on if it holds by three errors
 CALIBRATE, WALK, HALVE = 0.06, 0.4, 0.52  # of the time, at most, until each part is over
 Progress = Callable[[str, float], object]
 
@@ -80,12 +78,13 @@ class Race:
             self.track.until = 0.0
         return True
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Tell whoever watches."""
         if self.watch:
             self.watch(text, (perf_counter() - self.begin) / (self.track.end - self.begin))
 
     def _set_out(self) -> None:
-        self._say("the pipeline as it is")
+        self.say("the pipeline as it is")
         track = self.track
         track.warm_up(self.course.probe[0])
         if all(track.goal.slack(m, row, row) is None for row in track.baseline.scores.values()
@@ -109,7 +108,7 @@ class Race:
         recipe_text = f" with {recipe}" if recipe.accelerators else ""
 
         def shown(done: int, of: int) -> None:
-            self._say(f"recording {done}/{of}{recipe_text}")
+            self.say(f"recording {done}/{of}{recipe_text}")
 
         with attached(track.pipe, *recipe.accelerators):
             return record(track.pipe, [prompt for prompt, _ in cells], track.settings["steps"],
@@ -120,7 +119,7 @@ class Race:
     def _walk_first(self) -> None:
         """Walk the first line, and let its best draw all probes: it is what others are compared with."""
         for line in self.space.lines[:1]:
-            self._say(f"line 1/{len(self.space.lines)}: {line.name}")
+            self.say(f"line 1/{len(self.space.lines)}: {line.name}")
             self._walk(line)
             self.reached = 1
             if (leader := self._leader()) is not None:
@@ -131,7 +130,7 @@ class Race:
         for nth, line in enumerate(self.space.lines[self.reached :], self.reached):
             self.track.check_time()
             self.reached = nth
-            self._say(f"line {nth + 1}/{len(self.space.lines)}: {line.name}")
+            self.say(f"line {nth + 1}/{len(self.space.lines)}: {line.name}")
             self._walk(line)
 
     def _leader(self) -> Entry | None:
@@ -150,7 +149,7 @@ class Race:
                 return
             fits, leader = self.judge.fits(entry), self._leader()
             if not fits and leader is not None and self.judge.worth(entry) <= self.judge.worth(leader):
-                self._drop(entry, f"misses, and is no better than {leader.name}")
+                entry.dropped = f"misses, and is no better than {leader.name}"
                 return
             if fits is (ahead > 0):
                 low = middle + 1
@@ -169,128 +168,44 @@ class Race:
             raise
         except (DeadheatError, RuntimeError, ValueError) as error:
             self.entries.append(entry)
-            self._drop(entry, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            entry.dropped = f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             return None
         self.entries.append(entry)
         return entry
-
-    def _drop(self, entry: Entry, why: str) -> None:
-        entry.dropped = why
 
     # -- halving -------------------------------------------------------------------------------------------------
 
     def _halve(self) -> None:
         self._add_neighbours()
         for cells, keep in ((self.rungs[1], 2 * FINALISTS), (self.rungs[2], FINALISTS + 1)):
-            for nth, entry in enumerate(self._pool(keep)):
-                self._say(f"{cells} prompts, {nth + 1} of {keep} at most: {entry.name}")
+            for nth, entry in enumerate(self.pool(keep)):
+                self.say(f"{cells} prompts, {nth + 1} of {keep} at most: {entry.name}")
                 self.track.probe(entry, self.course.probe[:cells])
 
     def _add_neighbours(self) -> None:
         lines = {line.name: line for line in self.space.lines}
-        for entry in self._pool(3):
+        for entry in self.pool(3):
             for at in (entry.at - 1, entry.at + 1):
                 if 0 <= at < len(lines[entry.line].recipes):
                     self._probed(lines[entry.line], at)
 
-    def _pool(self, keep: int) -> list[Entry]:
+    def pool(self, keep: int) -> list[Entry]:
         """Return so many of the best that may fit, and the best that surely does; drops the others."""
         alive = [entry for entry in self.entries if entry.scores and not entry.dropped]
         for entry in alive:
             if self.judge.lost(entry):
-                self._drop(
-                    entry, "misses the floor" if self.track.goal.budget is None else "takes longer than the budget"
-                )
+                over = self.track.goal.budget is not None
+                entry.dropped = "takes longer than the budget" if over else "misses the floor"
         alive = sorted((entry for entry in alive if not entry.dropped), key=self.judge.worth, reverse=True)
         sure = next((entry for entry in alive if self.judge.sure(entry)), None)
         if sure is not None:
             for entry in alive:
-                self._drop(entry, self.judge.overtaken(entry, sure))
+                entry.dropped = self.judge.overtaken(entry, sure)
             alive = [entry for entry in alive if not entry.dropped]
         kept = alive[:keep]
         if sure is not None and sure not in kept:
             kept[-1] = sure
         return kept
 
-    # -- the finals ----------------------------------------------------------------------------------------------
-
     def _finals(self) -> None:
-        self.judge.pace = None  # what is claimed rests on held-out prompts alone
-        racing = self._pool_of_finalists()
-        for heat in range(4):
-            if not racing:
-                return
-            self._heat(racing, baseline_rounds=len(self.course.held_out) if heat == 0 else 7)
-            if any(self.judge.sure(entry) for entry in self.finalists if not entry.dropped):
-                return
-            racing = self._safer()
-
-    def _pool_of_finalists(self) -> list[Entry]:
-        alive = [entry for entry in self.entries if entry.scores and not entry.dropped]
-        beside = max(alive, key=lambda entry: len(entry.scores), default=None)
-        self.judge.pace = beside
-        found = self._pool(FINALISTS) if alive else []
-        self.judge.pace = None
-        return found
-
-    def _heat(self, racing: list[Entry], baseline_rounds: int) -> None:
-        """Draw the held-out cells with all that race, interleaved; those that cannot win any more fall out."""
-        track = self.track
-        for entry in racing:
-            entry.probes, entry.scores = entry.scores, {}
-            self.finalists.append(entry)
-        cells = self.course.held_out
-        for nth, cell in enumerate(cells):
-            racing = [entry for entry in racing if not entry.dropped]
-            if not racing:
-                return
-            track.check_time()
-            self._say(f"held-out prompt {nth + 1}/{len(cells)}: {', '.join(entry.name for entry in racing)}")
-            with_baseline = nth < baseline_rounds or cell not in track.truth
-            lanes = [*([track.baseline] if with_baseline else []), *racing]
-            turn = nth % len(lanes)
-            track.round([*lanes[turn:], *lanes[:turn]], cell)
-            if nth + 1 >= ENOUGH and (nth + 1) % 4 == 0:
-                self._thin_out(racing)
-            if nth + 1 >= CLEAR and self._clear(racing):
-                return
-
-    def _clear(self, racing: Sequence[Entry]) -> bool:
-        """Tell whether one is left, and nothing that more pictures could show would change that."""
-        left = [entry for entry in racing if not entry.dropped]
-        if len(left) != 1 or not self.judge.sure(left[0]):
-            return False
-        quality = self.judge.quality(left[0])
-        return self.track.goal.budget is not None or quality.mean - 3 * quality.error >= 0
-
-    def _thin_out(self, racing: Sequence[Entry]) -> None:
-        for entry in racing:
-            if self.judge.lost(entry):
-                over = self.track.goal.budget is not None
-                self._drop(entry, "takes longer than the budget" if over else "misses the floor on held-out prompts")
-        sure = [entry for entry in racing if not entry.dropped and self.judge.sure(entry)]
-        if sure:
-            best = max(sure, key=self.judge.worth)
-            for entry in racing:
-                if not entry.dropped:
-                    self._drop(entry, self.judge.overtaken(entry, best))
-
-    def _safer(self) -> list[Entry]:
-        """Return the next setting back of the finalist that came closest, where none fits."""
-        back = -1 if self.track.goal.budget is None else 1
-        if self.track.goal.budget is None:
-            closest = max(self.finalists, key=lambda entry: self.judge.quality(entry).mean)
-        else:
-            closest = min(self.finalists, key=self.track.expected)
-        line = next(line for line in self.space.lines if line.name == closest.line)
-        at = closest.at + back
-        while 0 <= at < len(line.recipes):
-            known = next((e for e in self.entries if e.line == line.name and e.at == at), None)
-            if known not in self.finalists:
-                entry = known or Entry(line.recipes[at], line.name, at)
-                if known is None:
-                    self.entries.append(entry)
-                entry.dropped = ""
-                return [entry]
-            at += back
-        return []
+        Finals(self).run()

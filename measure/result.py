@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..pipelines import InputError, PresetError
-from .metrics import LESS_IS_BETTER
+from .metrics import LESS_IS_BETTER, mean_score
 from .snippet import snippet
 
 SCHEMA = "deadheat.comparison/1"
@@ -92,11 +92,10 @@ class Lane:
         return [(value, prompt) for value, prompt in found if value is not None]
 
     def mean(self, metric: str) -> float | None:
-        """Return the mean score over all prompts and seeds, or None where the metric is not available."""
+        """Return the mean score over all prompts and seeds, as ``mean_score``; None where it is not available."""
         if metric in self.whole:
             return self.whole[metric]
-        values = [value for value, _ in self.values(metric)]
-        return statistics.fmean(values) if values else None
+        return mean_score((value for value, _ in self.values(metric)), metric)
 
     def worst(self, metric: str) -> tuple[float, str] | None:
         """Return the worst score and its prompt, or None."""

@@ -1,6 +1,7 @@
 """Score pictures with the metrics that are at hand, and say why one is not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .metrics import detail, frechet, ms_ssim, psnr, ssim
 from .quality import load_clip, load_encoder, load_image_reward, load_lpips
 
 Pair = Callable[[Tensor, Tensor], float | None]
+Column = Callable[[], Sequence[float | None]]
 PLAIN: dict[str, Pair] = {"psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim, "detail": detail}
 
 
@@ -52,17 +54,25 @@ class Scorer:
     ) -> list[dict[str, float | None]]:
         """Return metric -> value for each picture, (3, H, W) in [0, 1]; None where a metric says nothing."""
         scores: list[dict[str, float | None]] = [dict.fromkeys(self.metrics) for _ in found]
-        for row, prompt, picture, reference in zip(scores, prompts, found, truth, strict=True):
-            row |= {name: pair(picture, reference) for name, pair in self._pairs.items()}
-            if self._reward is not None:
-                row["image-reward"] = self._reward(prompt, picture)
-        if "adherence" in self.metrics and "adherence" not in self.unavailable:
-            for row, seen in zip(scores, adherence(prompts, torch.stack(list(found))), strict=True):
-                row["adherence"] = None if seen is None else seen.score
-        if "clip" in self.metrics and self._clip is not None:
-            for row, cosine in zip(scores, self._clip.scores(prompts, torch.stack(list(found))), strict=True):
-                row["clip"] = 100 * max(0.0, cosine)
+        for metric, column in self.columns(prompts, found, truth):
+            for row, value in zip(scores, column(), strict=True):
+                row[metric] = value
         return scores
+
+    def columns(
+        self, prompts: Sequence[str], found: Sequence[Tensor], truth: Sequence[Tensor]
+    ) -> Iterator[tuple[str, Column]]:
+        """Yield every metric that is at hand, with what returns its values: so that one may fail by itself."""
+        for name, pair in self._pairs.items():
+            yield name, partial(_each, pair, found, truth)
+        if self._reward is not None:
+            yield "image-reward", partial(_each, self._reward, prompts, found)
+        if "adherence" in self.metrics and "adherence" not in self.unavailable:
+            yield "adherence", lambda: [None if seen is None else seen.score for seen in
+                                        adherence(prompts, torch.stack(list(found)))]  # fmt: skip
+        if "clip" in self.metrics and self._clip is not None:
+            yield "clip", lambda: [100 * max(0.0, cosine) for cosine in
+                                   self._clip.scores(prompts, torch.stack(list(found)))]  # fmt: skip
 
     def together(self, found: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, float]:
         """Return the metrics of all pictures together; empty where there are fewer than two, or none is asked for."""
@@ -70,6 +80,10 @@ class Scorer:
             return {}
         features = [self._clip.features(torch.stack(list(pictures))) for pictures in (found, truth)]
         return {"frechet": frechet(*features)}
+
+
+def _each(score: Callable[[Any, Any], float | None], a: Sequence[Any], b: Sequence[Any]) -> list[float | None]:
+    return [score(*pair) for pair in zip(a, b, strict=True)]
 
 
 def _apart(latents: Tensor, reference: Tensor) -> float:

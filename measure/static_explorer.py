@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .result import Comparison
 
 HERE = Path(__file__).parent
 DATA = "data.js"  # a script, for a page opened from disk may not fetch
+MARK = "// A static explorer, written by Deadheat.\n"  # how the data of one begins: such a folder may be replaced
 
 
 def static_explorer(results: Sequence[str | Path], folder: str | Path) -> Path:
@@ -20,7 +22,8 @@ def static_explorer(results: Sequence[str | Path], folder: str | Path) -> Path:
 
     Args:
         results: folders that ``sweep`` or ``compare`` wrote, or the ``sweep.jsonl`` or ``result.json`` in them.
-        folder: where the files go: a new one, an empty one, or one with an explorer, which is replaced.
+        folder: where the files go: a new one, an empty one, or one with an explorer, which is replaced; what else lies
+            beside it stays. Nothing there changes before all results have been read.
 
     Returns:
         The page to open.
@@ -30,16 +33,41 @@ def static_explorer(results: Sequence[str | Path], folder: str | Path) -> Path:
         PresetError: a result is not there, damaged, or of another version.
     """
     target = Path(folder).expanduser().absolute()
-    if target.is_dir() and any(target.iterdir()) and not (target / DATA).is_file():
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file; give a folder")
+    if target.is_dir() and any(target.iterdir()) and not _is_ours(target):
         raise InputError(f"the folder {target} holds other files than an explorer's; give another one")
-    try:
-        shutil.rmtree(target / "runs", ignore_errors=True)
-        (target / "runs").mkdir(parents=True)
-        runs = [_run(Path(result).expanduser(), target, f"runs/{nth}") for nth, result in enumerate(results)]
-        _write(target, runs)
-    except OSError as error:
-        raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
+    with tempfile.TemporaryDirectory(prefix="deadheat-explorer-") as read:
+        runs = [_run(Path(result).expanduser(), Path(read), f"runs/{nth}") for nth, result in enumerate(results)]
+        try:
+            _write(Path(read), runs)
+            _swap(Path(read), target)
+        except OSError as error:
+            raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
     return target / "index.html"
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        with (folder / DATA).open(encoding="utf-8") as file:
+            return file.read(len(MARK)) == MARK
+    except (OSError, ValueError):
+        return False
+
+
+def _swap(made: Path, target: Path) -> None:
+    """Put what was made in the place of what was there; it is copied beside it first, so that little can go wrong."""
+    target.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".new-", dir=target))
+    try:
+        shutil.copytree(made, beside, dirs_exist_ok=True)
+        if (target / "runs").exists():
+            (target / "runs").rename(beside / "old")
+        (beside / "runs").rename(target / "runs")
+        for file in (path for path in beside.iterdir() if path.is_file()):
+            file.replace(target / file.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _run(source: Path, target: Path, name: str) -> dict[str, Any]:
@@ -49,7 +77,7 @@ def _run(source: Path, target: Path, name: str) -> dict[str, Any]:
     def look(file: str) -> str | None:
         if not (picture := folder / file).is_file():
             return None
-        (target / name).mkdir(exist_ok=True)
+        (target / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, target / name / picture.name)
         return f"{name}/{picture.name}"
 
@@ -63,12 +91,13 @@ def _write(target: Path, runs: list[dict[str, Any]]) -> None:
         (HERE / name).read_text(encoding="utf-8")
         for name in ("explorer.html", "explorer.css", "explorer.js", "static_explorer.html", "static_explorer.js")
     )
+    (target / "runs").mkdir(exist_ok=True)
     style = (HERE / "static_explorer.css").read_text(encoding="utf-8")
     parts = {
         "index.html": page.replace("<!-- explorer -->", html),
         "explorer.css": f"{style}#explorer {{\n{css}}}\n",
         "explorer.js": f"function explorer(element, props, watch) {{\n{js}}}\n{start}",
-        DATA: f"const RUNS = {json.dumps(runs)};\n",
+        DATA: f"{MARK}const RUNS = {json.dumps(runs)};\n",
     }
     for name, text in parts.items():
         (target / name).write_text(text, encoding="utf-8")

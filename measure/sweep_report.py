@@ -25,8 +25,8 @@ NUMBERS = (
     "calls or FLOPs.",
     "Calls: samples that went through the denoiser, counted, and the baseline's; a guidance pair counts 2; mean over "
     "the cells.",
-    "Mean and worst: over all prompts and seeds. Pictures identical to the baseline's have no finite PSNR: they are "
-    "left out of its mean, and counted in the column same.",
+    "Mean and worst: over all prompts and seeds. Same: pictures identical to the baseline's, bit for bit; in a mean "
+    "of PSNR they count as 100 dB.",
     "Baseline: the untouched pipeline with the same prompt, seed and steps. Plain: the untouched pipeline with fewer "
     "steps, the control that every recipe has to beat.",
     "In the charts, bars reach from the fastest to the slowest cell, and from the mean to the worst cell; points on "
@@ -181,8 +181,11 @@ def _figure(sweep: Sweep, cell: SweepCell | None) -> str:
         return "<figure><figcaption>not there</figcaption></figure>"
     scores = ", ".join(f"{m} {score_text(v, m)}" for m, v in cell.scores.items())
     said = f"{cell.median:.3f} s, {cell.speedup:.2f}×, {cell.calls} of {cell.asked} calls; {scores}"
-    picture = _small(sweep.folder / cell.picture)
     alt = escape(f"{cell.recipe}: {cell.prompt}")
+    try:
+        picture = _small(sweep.folder / cell.picture)
+    except OSError:  # the file came without its pictures, or they are damaged
+        return f"<figure><figcaption>picture missing · {escape(said)}</figcaption></figure>"
     return f'<figure><img src="{picture}" alt="{alt}"><figcaption>{escape(said)}</figcaption></figure>'
 
 

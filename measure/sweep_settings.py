@@ -1,10 +1,10 @@
 """What a sweep is about: checked, with ranges written out, as its header holds it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..pipelines import InputError, KnobError, known_model, model_name
+from ..pipelines import InputError, KnobError, PresetError, family, known_model, model_name
 from ..presets import Recipe, presets
 from .grammar import expand
 from .inputs import check_inputs
@@ -36,7 +36,7 @@ def sweep_settings(
         check_inputs(prompts, seeds, steps=count, repeats=repeats, size=size, guidance=guidance, metrics=metrics)
     name = name_of(pipe_or_model)
     model = known_model(name)
-    chosen = sweep_recipes(name, recipes)
+    chosen = sweep_recipes(pipe_or_model, recipes)
     return {
         "recipes": list(chosen),
         "titles": {text: title for text, title in chosen.items() if title},
@@ -52,24 +52,33 @@ def sweep_settings(
     }
 
 
-def sweep_recipes(model: str, recipes: Any) -> dict[str, str]:
+def sweep_recipes(pipe_or_model: Any, recipes: Any) -> dict[str, str]:
     """Return recipe text -> title ("" where it has none) of everything that is meant, each once, in order.
 
     Raises:
-        KnobError, PresetError: something is called by no known name, or has a value outside its range.
+        KnobError, PresetError: something is called by no known name, or has a value outside its range; or a preset is
+            meant whose recipe depends on the family of a model that is not loaded.
     """
     listed = recipes if isinstance(recipes, (list, tuple)) else [recipes]
+    loaded = not isinstance(pipe_or_model, (str, Path))
+    name = name_of(pipe_or_model)
+    known = presets(name, family(pipe_or_model).name if loaded else "")
+    guess = not loaded and known_model(name) is None
     found: dict[str, str] = {}
     for what in listed:
-        for text, title in _meant(model, what):
+        if guess and isinstance(what, str) and what in known:
+            raise PresetError(
+                f"which recipe {what!r} is depends on the family of {name}, and that shows once it is loaded; write "
+                "the recipe itself (deadheat doctor --json names those of presets), or give sweep() a loaded pipeline"
+            )
+        for text, title in _meant(known, what):
             found[text] = found.get(text) or title
     if not found:
         raise InputError("there is no recipe; give at least one, such as ab-cache:every=2..5")
     return found
 
 
-def _meant(model: str, what: Any) -> Iterator[tuple[str, str]]:
-    known = presets(model)
+def _meant(known: Mapping[str, Recipe], what: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(what, str) or what.endswith(".toml") or what in known:
         recipe = known[what] if isinstance(what, str) and what in known else Recipe.of(what)
         yield str(recipe), recipe.title

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ..pipelines import InputError, UnsupportedError, ignored_words, known_model, model_name
+from ..pipelines import UnsupportedError, ignored_words, known_model, model_name
 from .environment import environment
-from .goal import Goal
+from .goal import Goal, check_limit
 from .inputs import check_inputs
 from .prompts import course
 from .race import Progress, Race
@@ -64,8 +64,7 @@ def tune(
     guidance = guidance if guidance is not None else (model.guidance if model else None)
     cells = course(pipe, prompts, seed)
     check_inputs([p for p, _ in cells.held_out], [seed], steps=steps, size=size, guidance=guidance)
-    if limit <= 0:
-        raise InputError(f"the time limit is {limit:g} s; give more than 0")
+    check_limit(limit)
     scorer = Scorer(tuple(dict.fromkeys((*goal.metrics, "psnr", "ssim"))), pipe)
     for metric in goal.metrics:
         if why := scorer.unavailable.get(metric):

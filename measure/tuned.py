@@ -1,6 +1,5 @@
 """What `tune` answers: the recipe, what it does in the mean and at worst, the frontier, and what was given up."""
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Any
 from ..pipelines import UnsupportedError, family
 from ..presets import Recipe
 from .calibrate import made_with
-from .goal import SURE, Goal
-from .metrics import LESS_IS_BETTER, OWN
+from .goal import Goal
+from .metrics import LESS_IS_BETTER, counted, mean_score
 from .prompts import Cell
 from .report import score_text
 from .snippet import snippet
 from .space import FEWER, Space
 from .track import Entry, Track
 
-SCHEMA = "deadheat.tuning/1"
 ENOUGH = 8  # held-out cells below which nothing is claimed
 TIE = 1.02  # medians as close as this are equal: the more faithful is taken
 
@@ -123,9 +121,8 @@ class Tuned:
         return {cell: value for cell, row in entry.scores.items() if (value := row.get(metric)) is not None}
 
     def mean(self, entry: Entry, metric: str) -> float | None:
-        """Return the mean of a metric, or None; equal pictures make a PSNR infinite."""
-        values = self.values(entry, metric).values()
-        return statistics.fmean(values) if values else None
+        """Return the mean of a metric, as ``mean_score``, or None."""
+        return mean_score(self.values(entry, metric).values(), metric)
 
     def worst(self, entry: Entry, metric: str) -> tuple[float, Cell] | None:
         """Return the worst value of a metric, and where it was."""
@@ -135,10 +132,8 @@ class Tuned:
 
     def error(self, entry: Entry, metric: str) -> float | None:
         """Return the standard error of the mean."""
-        values = list(self.values(entry, metric).values())
-        return (
-            statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 and float("inf") not in values else None
-        )
+        values = [counted(value, metric) for value in self.values(entry, metric).values()]
+        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
     def expected(self, entry: Entry) -> float:
         """Return the seconds of one picture: measured for finalists, reckoned for others."""
@@ -219,46 +214,6 @@ class Tuned:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data."""
-        baseline = self.track.baseline
-        return json.loads(json.dumps({
-            "schema": SCHEMA,
-            "goal": {"floor": dict(self.goal.floor), "budget": self.goal.budget, "text": str(self.goal)},
-            "answer": self._row(self.best) if self.best else None,
-            "claim": self.claim,
-            "about": self.about,
-            "baseline": {"seconds": baseline.seconds, "expected": self.expected(baseline), "calls": baseline.calls},
-            "frontier": [entry.name for entry in self.frontier()],
-            "entries": [self._row(entry) for entry in self.entries],
-            "left_out": self.space.left_out,
-            "settings": self.settings,
-            "environment": self.environment,
-            "created": self.created,
-            "took": self.seconds,
-            "stopped": self.stopped,
-            "notes": self.notes,
-            "margin": f"a floor is held if the mean is above it by {SURE:g} standard error",
-        }, default=str))  # fmt: skip
+        from .tuned_data import data
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
-        scores = {}
-        for metric in self.metrics:
-            mean, worst = self.mean(entry, metric), self.worst(entry, metric)
-            finite = mean is not None and mean < float("inf")
-            scores[metric] = {
-                "mean": mean if finite else None,
-                "worst": worst[0] if worst and worst[0] < float("inf") else None,
-                "worst_prompt": worst[1][0] if worst else None,
-                "error": self.error(entry, metric),
-                "identical": mean == float("inf"),
-            }
-            if metric in OWN:
-                cells = self.values(entry, metric)
-                base = [v for cell in cells if (v := self.track.baseline.scores[cell].get(metric)) is not None]
-                scores[metric]["baseline"] = statistics.fmean(base) if base else None
-        return {
-            "name": entry.name, "line": entry.line, "recipe": str(Recipe(entry.recipe.accelerators)),
-            "phase": "final" if entry in self.finalists else "probe", "pictures": len(entry.scores),
-            "expected": self.expected(entry), "seconds": entry.seconds, "speedup": self.speedup(entry),
-            "calls": entry.calls, "asked": entry.asked, "scores": scores, "dropped": entry.dropped,
-            "warnings": list(entry.warnings),
-        }  # fmt: skip
+        return data(self)

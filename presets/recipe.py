@@ -169,7 +169,13 @@ def own_presets(model: str, kind: str = "") -> dict[str, Recipe]:
     known = known_model(model)
     kind = kind or (known.family if known else "")
     named = re.sub(r"[^a-z0-9.]+", "-", kind.lower()).strip("-")
-    return {**_in(HERE / f"{FAMILY}{named}"), **(_in(HERE / model.lower().replace("/", "--")) if model else {})}
+    own = model.lower().replace("/", "--")
+    return {**_in(HERE / f"{FAMILY}{named}"), **(_in(HERE / own) if own in _folders() else {})}
+
+
+def _folders() -> set[str]:
+    """Names of the folders here: what a client calls a model is looked up among them, and is never a path."""
+    return {path.name for path in HERE.iterdir() if path.is_dir()}
 
 
 def _in(folder: Path) -> dict[str, Recipe]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from deadheat.measure import Sweep, static_explorer
-from deadheat.measure.explore import explore_sweep, family
+from deadheat.measure import METRICS, Sweep, static_explorer
+from deadheat.measure.explore import explore_sweep
+from deadheat.measure.explore_page import ASKS, LABELS, family
+from deadheat.ui.recommend import recommended
 from deadheat.ui.sweeping import DEFAULT, SweepSettings
 from deadheat.ui.uploads import explored
 from PIL import Image
@@ -178,6 +181,84 @@ def test_what_is_no_result_is_refused_in_a_sentence(raw: Any, words: str):
     assert "/tmp" not in str(refused.value)
 
 
+def headed(folder: Path, rows: int = 1, **settings: Any) -> bytes:
+    """The sweep with other settings, and so many cells, each of another recipe, prompt and seed."""
+    head, first = (json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()[:2])
+    head["settings"] |= settings
+    cells = [{**first, "id": str(n), "recipe": f"x{n}", "prompt": f"p{n}", "seed": n} for n in range(rows)]
+    return "".join(json.dumps(row) + "\n" for row in [head, *cells]).encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rows": 200}, "more than 20000 cells"),  # 200 points, each with 200 places
+        ({"control": [*range(20_001)]}, "more than 20000 cells"),
+        ({"recipes": [*map(str, range(10_000))]}, "more than 20000 cells"),
+        ({"metrics": [*map(str, range(21))]}, "21 metrics"),
+        ({"negative": "no " * 4000}, "at most 10000"),
+    ],
+)
+def test_a_small_file_may_not_become_a_huge_page(folder: Path, given: dict[str, Any], words: str):
+    from deadheat import InputError
+
+    assert explored(headed(folder, rows=100))["points"]
+    with pytest.raises(InputError, match=words):
+        explored(headed(folder, **given))
+
+
+def test_a_comparison_may_not_repeat_long_words():
+    from deadheat import InputError
+
+    result = json.loads((ROOT / "assets/recorded/compare/result.json").read_text())
+    result["settings"]["negative"] = "no " * 4000
+    with pytest.raises(InputError, match="at most 10000"):
+        explored(json.dumps(result).encode())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("adherence", 1.1, 0.0), "never above 1"),
+        (("psnr", math.nan, 0.0), "not a number"),
+        (("psnr", -3.0, 0.0), "floor is -3"),
+        (("psnr", 30.0, math.nan), "budget is nan"),
+        (("psnr", 30.0, math.inf), "budget is inf"),
+        (("psnr", 30.0, -1.0), "budget is -1"),
+        (("adherence", 0.9, 0.0), "the best has 80%"),
+        (("psnr", 30.0, 0.1), "the fastest takes 0.60 s"),
+    ],
+)
+def test_what_nothing_can_hold_is_said(folder: Path, given: Any, words: str):
+    from deadheat import InputError
+
+    page = explore_sweep(Sweep.load(folder), lambda file: file)
+    page["metrics"].append({"name": "adherence"})
+    for point in page["points"]:
+        point["scores"]["adherence"] = {"mean": 0.8, "worst": 0.7}
+    assert recommended(page, "pocket-dit", "adherence", 0.8, 0.0)["seconds"] == 0.6
+    assert recommended(page, "pocket-dit", "psnr", 100.0, 0.0)["recipe"] == "plain"
+    with pytest.raises(InputError, match=words):
+        recommended(page, "pocket-dit", *given)
+
+
+def test_a_model_without_a_record_gets_its_presets_and_a_command(folder: Path):
+    from deadheat import InputError
+
+    for page in (None, explore_sweep(Sweep.load(folder), lambda file: file)):
+        with pytest.raises(InputError, match=r"nothing was measured of .*faithful: .*tune Qwen/Qwen-Image --floor"):
+            recommended(page, "Qwen/Qwen-Image", "psnr", 30.0, 0.0)
+        with pytest.raises(InputError, match=r"run: deadheat tune MODEL --floor") as refused:
+            recommended(page, "../..", "psnr", 30.0, 0.0)
+        assert "presets" not in str(refused.value)
+    with pytest.raises(InputError, match="nothing was measured"):
+        recommended(None, "x" * 5000, "psnr", 30.0, 0.0)
+
+
+def test_every_metric_has_a_label_and_a_question():
+    assert set(LABELS) == set(METRICS) and set(ASKS) == {"adherence", "clip", "image-reward", "frechet"}
+
+
 def test_a_zip_is_read_and_never_unpacked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert explored(zipped(folder, "../../"))["points"]
@@ -189,6 +270,8 @@ def test_a_zip_is_read_and_never_unpacked(folder: Path, tmp_path: Path, monkeypa
     [
         ({"recipes": " "}, 0, "no recipe is given"),
         ({"recipes": "/etc/passwd.toml"}, 0, "looks like a file"),
+        ({"recipes": "guidance-adapter:weights=/etc"}, 0, "names a file"),
+        ({"recipes": "ab-cache\nab-cache:every=2|3 + guidance-adapter:weights=/etc"}, 0, "names a file"),
         ({"recipes": "ab-cash"}, 0, "did you mean ab-cache"),
         ({"recipes": "ab-cache:every=2..9", "prompts": "fox\n" * 20}, 0, "at most 120"),
         ({"prompts": ""}, 1, "a prompt is empty"),
@@ -403,11 +486,17 @@ def test_the_snippet_of_a_point_runs_and_gives_the_same_picture(page: "Page"):
     point(page, "ab-cache").click()  # every=3 is its default
     room: dict[str, Any] = {}
     exec(page.text_content(".dx-code pre"), room)  # as a user would paste it
-    src = page.get_attribute(".dx-pics figure:last-child img", "src")
-    with urllib.request.urlopen(src) as raw:
-        shown = torch.tensor(list(Image.open(io.BytesIO(raw.read())).convert("RGB").tobytes())).reshape(128, 128, 3)
     made = (room["image"] * 255).round().permute(1, 2, 0)
-    assert (made - shown).abs().float().mean() < 3  # the page shows a JPEG
+
+    def apart(which: str) -> float:
+        """How far the picture is from one that the page shows, as a JPEG."""
+        src = page.get_attribute(f".dx-pics figure:{which}-child img", "src")
+        with urllib.request.urlopen(src) as raw:
+            shown = torch.tensor(list(Image.open(io.BytesIO(raw.read())).convert("RGB").tobytes()))
+        return (made - shown.reshape(128, 128, 3)).abs().float().mean().item()
+
+    assert apart("last") < 3
+    assert apart("first") > 3 * apart("last")  # the baseline's
 
 
 def test_stopping_loses_nothing_and_frees_the_model(page: "Page"):
@@ -424,8 +513,8 @@ def test_stopping_loses_nothing_and_frees_the_model(page: "Page"):
     _type(page, "#explore-steps input[type=number]", "2")  # proves that the model is free again
     page.fill("#explore-recipes textarea", "ab-cache:every=2,warmup=1")
     page.click("#explore-go")
+    page.wait_for_function("document.querySelectorAll('.dx-point').length === 3")
     page.wait_for_function("document.querySelector('.dx-badge').textContent === 'measured just now'")
-    assert page.locator(".dx-point").count() == 3
 
 
 def test_bad_settings_are_red_at_their_field(page: "Page"):
@@ -486,7 +575,38 @@ def test_the_static_explorer_replaces_only_itself(folder: Path, tmp_path: Path):
     with pytest.raises(InputError, match="holds other files"):
         static_explorer([folder], tmp_path)
     made = tmp_path / "explorer"
-    assert static_explorer([folder], made) == static_explorer([folder / "sweep.jsonl"], made)
+    assert static_explorer([folder, folder], made) == made / "index.html"
+    (made / "CNAME").write_text("explore.example.org")
+    assert static_explorer([folder / "sweep.jsonl"], made) == made / "index.html"
+    assert (made / "CNAME").is_file() and [path.name for path in (made / "runs").iterdir()] == ["0"]
+    assert {path.name for path in made.iterdir()} == {
+        "CNAME", "data.js", "explorer.css", "explorer.js", "index.html", "runs"
+    }  # fmt: skip
+
+
+def test_data_of_somebody_else_are_no_explorer(folder: Path, tmp_path: Path):
+    from deadheat import InputError
+
+    (tmp_path / "data.js").write_text("const mine = 1;\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        static_explorer([folder], tmp_path)
+    assert (tmp_path / "runs" / "mine.txt").is_file()
+
+
+def test_a_typo_leaves_an_explorer_as_it_was(folder: Path, tmp_path: Path):
+    from deadheat import PresetError
+
+    made = tmp_path / "explorer"
+    with pytest.raises(PresetError, match="cannot be read"):
+        static_explorer([folder, tmp_path / "sweeep"], made)
+    assert not made.exists()
+    static_explorer([folder], made)
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    with pytest.raises(PresetError, match="cannot be read"):
+        static_explorer([folder, tmp_path / "sweeep"], made)
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
 
 
 def test_report_writes_the_static_explorer(folder: Path, tmp_path: Path):
@@ -513,8 +633,11 @@ def test_sweep_for_programs(client: Any):
         "ab-cache:every=2,warmup=1",
         "ab-cache:warmup=1",  # every=3 is the default
     ]
-    with pytest.raises(Exception, match="did you mean ab-cache"):
-        client.predict("ab-cash", api_name="/sweep")
+    for recipe, words in (("ab-cash", "did you mean ab-cache"), ("guidance-adapter:weights=/etc", "names a file")):
+        with pytest.raises(Exception, match=words):
+            client.predict(recipe, api_name="/sweep")
+        with pytest.raises(Exception, match=words):
+            client.predict("a fox", recipe, api_name="/compare")
 
 
 def test_recommend_for_programs(client: Any):
@@ -523,6 +646,10 @@ def test_recommend_for_programs(client: Any):
     within = client.predict("pocket-dit", "psnr", 30.0, held["seconds"], api_name="/recommend")
     assert within["seconds"] <= held["seconds"]
     assert held["measured"].startswith("recorded on")
-    for given, words in ((("pocket-cat",), "nothing was measured"), (("pocket-dit", "beauty"), "metric is 'beauty'")):
+    for given, words in (
+        (("pocket-cat",), "nothing was measured"),
+        (("pocket-dit", "beauty"), "metric is 'beauty'"),
+        (("pocket-dit", "adherence", 1.1), "never above 1"),
+    ):
         with pytest.raises(Exception, match=words):
             client.predict(*given, api_name="/recommend")

@@ -87,6 +87,21 @@ def test_wrong_use_is_one_line_and_exit_code_2(argv, says, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_presets_name_needs_a_known_family(model, capsys, tmp_path):
+    """Without the family it would be another recipe than in `compare`."""
+    code, _, err = run(capsys, "sweep", model, "--recipe", "balanced", "--prompt", "x", "--out", str(tmp_path / "out"))
+    assert code == 2 and "which recipe 'balanced' is depends on the family" in err and "doctor" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_help_lists_every_metric(command, capsys):
+    from deadheat.measure import METRICS
+
+    _, text, _ = run(capsys, command, "--help")
+    assert ", ".join(METRICS) in " ".join(text.split()).replace("- ", "-")
+
+
 def test_a_sweep_needs_a_folder(capsys):
     code, _, err = run(capsys, "sweep", "pocket-dit")
     assert code == 2 and "--out" in err

@@ -53,6 +53,22 @@ def test_no_preset_where_the_plain_pipeline_is_the_answer(capsys, tmp_path):
     assert names["image"].shape == (3, 64, 64)
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--floor", "psnr=5", "--time", "inf"], "'inf' is no time"),
+        (["--floor", "psnr=5", "--time", "nan"], "'nan' is no time"),
+        (["--floor", "psnr=5", "--time", "0s"], "the time limit is 0 s"),
+        (["--budget", "nan"], "'nan' is no time"),
+        (["--floor", "psnr=120"], "never above 100"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_the_model_loads(argv, says, capsys, monkeypatch):
+    monkeypatch.setattr("deadheat._tune.load_model", None)
+    assert main([*QUICK[:-1], *argv]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_a_stop_prints_the_best_so_far_and_fails(capsys, monkeypatch):
     race = sys.modules["deadheat.measure.race"]
 

@@ -102,10 +102,12 @@ def recommend(
 ) -> dict[str, Any]:
     """Say which setting to take: the fastest that holds a quality, or the best within a time. From recorded sweeps.
 
+    Of a model without one it says what is known of its presets, and what to run to measure it.
+
     Args:
         model: A model's id; see list_models.
         metric: What quality means: psnr, ssim or adherence.
-        floor: The mean that must be held, such as 30 (dB) for psnr, 0.95 for ssim.
+        floor: The mean that must be held, such as 30 (dB) for psnr, 0.95 for ssim or adherence.
         budget: Most seconds for a picture, on the hardware of the record. Above 0 it takes the place of the floor.
 
     Returns:

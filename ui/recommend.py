@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,73 @@ def recommended(page: dict[str, Any] | None, model: str, metric: str, floor: flo
     """Return the fastest recorded setting that holds the floor, or the best within the budget where that is given.
 
     Raises:
-        InputError: nothing was measured of this model or metric, or nothing holds what was asked for.
+        InputError: nothing was measured of this model or metric, what is asked for cannot be, or nothing holds it.
     """
+    from deadheat.measure.metrics import LESS_IS_BETTER
+
     from deadheat import InputError
 
     name = page["about"].partition(" · ")[0] if page else ""
     if page is None or name != model:
-        here = f"recorded is {name}" if name else "nothing is recorded here"
-        raise InputError(f"nothing was measured of {model!r}: {here}; measure it yourself with sweep")
-    kinds = {kind["name"]: kind for kind in page["metrics"]}
-    if metric not in kinds:
-        raise InputError(f"metric is {metric!r}, which was not measured; there are {', '.join(kinds)}")
-    sign = -1 if kinds[metric]["less"] else 1
+        raise InputError(_not_measured(model, name))
+    names = [kind["name"] for kind in page["metrics"]]
+    if metric not in names:
+        raise InputError(f"metric is {metric!r}, which was not measured; there are {', '.join(names)}")
+    _check_wish(metric, floor, budget)
+    sign = -1 if metric in LESS_IS_BETTER else 1
     points = [p for p in page["points"] if p["seconds"] is not None and metric in p["scores"]]
-    chosen = _best(points, lambda p: sign * _mean(p, metric), sign * floor, budget)
+    if budget > 0:
+        fits = [p for p in points if p["seconds"] <= budget]
+        chosen = max(fits, key=lambda p: (sign * _mean(p, metric), -p["seconds"]), default=None)
+    else:
+        holds = [p for p in points if sign * _mean(p, metric) >= sign * floor]
+        chosen = min(holds, key=lambda p: p["seconds"], default=None)
     if chosen is None:
-        fastest = min(p["seconds"] for p in points)
-        raise InputError(f"nothing takes {budget:g} s or less; the fastest takes {fastest:.2f} s")
+        raise InputError(_nothing_fits(points, metric, floor, budget))
     return {**_answer(chosen, metric), "measured": f"{page['badge']}: {page['about']}"}
+
+
+def _check_wish(metric: str, floor: float, budget: float) -> None:
+    from deadheat.measure.goal import check_floor
+
+    from deadheat import InputError
+
+    if not 0 <= budget < math.inf:
+        raise InputError(f"budget is {budget:g}, not a number of seconds; 0 means that the floor decides")
+    if budget == 0:
+        check_floor(metric, floor)
+        if floor < 0:
+            raise InputError(f"floor is {floor:g}; give the mean {metric} that must be held, from 0")
+
+
+def _not_measured(model: str, name: str) -> str:
+    """Say what there is instead: presets with what is known of them, and how to measure."""
+    from deadheat.pipelines import known_model
+    from deadheat.presets import own_presets
+
+    here = f"recorded is {name}" if name else "nothing is recorded here"
+    said = f"nothing was measured of {model!r}: {here}."
+    known = own_presets(model)
+    if known:
+        said += " Its presets: " + " ".join(f"{preset}: {recipe} ({recipe.about})" for preset, recipe in known.items())
+    wanted = model if known or known_model(model) else "MODEL"
+    return f"{said} To know it for your machine, run: deadheat tune {wanted} --floor psnr=30, or the endpoint sweep"
+
+
+def _nothing_fits(points: list[Point], metric: str, floor: float, budget: float) -> str:
+    from deadheat.measure.metrics import LESS_IS_BETTER
+    from deadheat.measure.report import score_text
+
+    if budget > 0:
+        return f"nothing takes {budget:g} s or less; the fastest takes {min(p['seconds'] for p in points):.2f} s"
+    best = (min if metric in LESS_IS_BETTER else max)(_mean(p, metric) for p in points)
+    asked = score_text(floor, metric)
+    return f"nothing measured has a mean {metric} of {asked}; the best has {score_text(best, metric)}"
 
 
 def _mean(point: Point, metric: str) -> float:
     mean = point["scores"][metric]["mean"]
     return math.inf if mean is None else float(mean)
-
-
-def _best(points: Sequence[Point], good: Callable[[Point], float], floor: float, budget: float) -> Point | None:
-    """Choose; the baseline holds every floor, for its picture is its own."""
-    if budget > 0:
-        fits = [p for p in points if p["seconds"] <= budget]
-        return max(fits, key=lambda p: (good(p), -p["seconds"]), default=None)
-    holds = [p for p in points if p["role"] == "baseline" or good(p) >= floor]
-    return min(holds, key=lambda p: p["seconds"], default=None)
 
 
 def _answer(point: Point, metric: str) -> dict[str, Any]:

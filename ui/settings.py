@@ -1,7 +1,7 @@
 """What a user may ask for. Narrower than the library, and checked on the server for every client. Knows no gradio."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class Settings:
         """Return what makes two runs the same, in the order of the page's controls."""
         return list(vars(self).values())
 
-    def checks(self) -> dict[str, Callable[[], None]]:
+    def checks(self) -> dict[str, Callable[[], Any]]:
         """Return a check for each field; each raises a ``DeadheatError`` that says what is wrong."""
         from deadheat.measure import check_inputs
 
@@ -54,7 +54,7 @@ class Settings:
             "prompt": lambda: check_inputs([self.prompt or ""]),
             "negative": lambda: check_inputs([self.negative or "nothing"]),
             "model": lambda: _check_model(self.model),
-            "recipe": lambda: _check_recipe(self.recipe),
+            "recipe": lambda: check_recipe(self.recipe),
             "steps": lambda: _within("steps", self.steps, MOST_STEPS),
             "guidance": lambda: check_inputs(fine, guidance=_number("guidance", self.guidance)),
             "seed": lambda: check_inputs(fine, [_whole(self.seed)]),
@@ -83,7 +83,7 @@ def offered() -> list[tuple[str, str]]:
     return [(model.title, model.id) for model in models() if model.pocket or not PUBLIC]
 
 
-def _complaint(test: Callable[[], None]) -> str:
+def _complaint(test: Callable[[], Any]) -> str:
     from deadheat import DeadheatError
 
     try:
@@ -125,16 +125,44 @@ def _check_model(name: Any) -> None:
         raise LoadError(f"{name!r} cannot be run here; {nearest(str(name), known)} For others run Deadheat yourself.")
 
 
-def _check_recipe(text: Any) -> None:
-    from deadheat.accelerators import knobs
+def check_recipe(text: Any, meant: Callable[[str], Iterable[str]] | None = None) -> list[str]:
+    """Check recipe text of a client, and everything that it means; no path from a client is ever opened.
 
+    Args:
+        text: what was typed.
+        meant: returns the recipe texts that it stands for; None: it stands for one.
+
+    Returns:
+        These recipe texts.
+
+    Raises:
+        KnobError, PresetError: it is empty, wrong, or names a file.
+    """
     from deadheat import KnobError, Recipe
 
     if not str(text or "").strip():
         raise KnobError("no accelerator is chosen; take one, such as ab-cache:every=3")
-    if ".toml" in text:  # no path from a client is ever opened
+    if ".toml" in text:
         raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=3")
-    for accelerator in Recipe.of(text).accelerators:
+    if meant is None:
+        _check_no_file(Recipe.of(text))
+        return [text]
+    found = list(meant(text))
+    for one in found:
+        try:
+            recipe = Recipe.parse(one)
+        except KnobError:  # values that make no sense together: a cell that says why, and nothing runs
+            continue
+        _check_no_file(recipe)
+    return found
+
+
+def _check_no_file(recipe: Any) -> None:
+    from deadheat.accelerators import knobs
+
+    from deadheat import KnobError
+
+    for accelerator in recipe.accelerators:
         for name, (default, spec) in knobs(accelerator).items():
             if spec.unit == "path" and getattr(accelerator, name) != default:
                 raise KnobError(

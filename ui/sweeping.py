@@ -10,7 +10,7 @@ from typing import Any
 
 from .jobs import Job, model
 from .pictures import data_url
-from .settings import PUBLIC, Settings
+from .settings import PUBLIC, Settings, check_recipe
 
 MOST_CELLS = 24 if PUBLIC else 120
 MOST_LINES = 20  # of recipes, and of prompts
@@ -86,13 +86,12 @@ class SweepSettings:
             raise KnobError("no recipe is given; write one a line, such as ab-cache:every=2..4")
         if len(lines) > MOST_LINES:
             raise InputError(f"these are {len(lines)} lines, not between 1 and {MOST_LINES}")
+        recipes: set[str] = set()
         for text in lines:
-            if ".toml" in text:  # no path from a client is ever opened
-                raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=2..4")
-        recipes = sweep_recipes(str(self.model), lines)
-        count = (len(recipes) + 6) * max(1, len(_lines(self.prompts)))
-        if count > MOST_CELLS:
-            raise InputError(f"this is a sweep of {count} cells, and at most {MOST_CELLS} are taken: drop some values")
+            recipes |= {*check_recipe(text, partial(sweep_recipes, str(self.model)))}
+            count = (len(recipes) + 6) * max(1, len(_lines(self.prompts)))
+            if count > MOST_CELLS:
+                raise InputError(f"this is a sweep of {count} cells, and at most {MOST_CELLS} are taken: drop values")
 
 
 def _lines(text: str | None) -> list[str]:

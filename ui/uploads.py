@@ -15,6 +15,8 @@ MOST_BYTES = 64 * 2**20  # of everything in a zip, unpacked
 MOST_FILES = 4000
 MOST_CELLS = 20_000
 MOST_SHOWN = 400  # pictures on the page
+MOST_METRICS = 20
+MOST_WORDS = 10_000  # of what stands in the code of every point
 NAMES = ("sweep.jsonl", "result.json")
 TAKEN = "take the sweep.jsonl of a sweep, the result.json of a comparison, or their folder as a zip"
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
@@ -59,6 +61,7 @@ def _read(raw: bytes, look: Look) -> dict[str, Any]:
         return _sweep(raw, first, look)
     if first.get("schema") != SCHEMA:
         raise InputError(f"this is no result of this version: its schema is {first.get('schema')!r}; {TAKEN}")
+    _check_repeated(first["settings"], first["settings"]["model"])
     return explore_comparison(first, look)
 
 
@@ -68,17 +71,39 @@ def _sweep(raw: bytes, header: dict[str, Any], look: Look) -> dict[str, Any]:
 
     from deadheat import InputError
 
-    s = header["settings"]
-    planned = len(s["recipes"]) * len(s["prompts"]) * len(s["seeds"]) * len(s["steps"])
-    if max(planned, raw.count(b"\n")) > MOST_CELLS:
-        raise InputError(f"this sweep has more than {MOST_CELLS} cells; look at it with deadheat report")
+    _check_repeated(header["settings"], header["model"])
+    large = InputError(f"this sweep has more than {MOST_CELLS} cells; look at it with deadheat report")
+    if max(_planned(header["settings"]), raw.count(b"\n")) > MOST_CELLS:
+        raise large
     with tempfile.TemporaryDirectory(prefix="deadheat-upload-") as folder:
         file = Path(folder) / "sweep.jsonl"
         file.write_bytes(raw if raw.endswith(b"\n") else raw + b"\n")
         found = Sweep.load(file)
     if not found.cells:
         raise InputError("this sweep has no finished cell yet")
+    points = {(cell.recipe, cell.steps) for cell in found.cells}
+    if len(points) * len({(cell.prompt, cell.seed) for cell in found.cells}) > MOST_CELLS:
+        raise large  # every point has a place for every prompt and seed
     return explore_sweep(found, look)
+
+
+def _planned(s: dict[str, Any]) -> int:
+    """Return how many cells a sweep may have, without making a list of them."""
+    from deadheat.measure.plan import SHARE
+
+    fewer = len(SHARE) if s["control"] is None else len(s["control"])
+    return (1 + fewer + len(s["recipes"])) * len(s["prompts"]) * len(s["seeds"]) * len(s["steps"])
+
+
+def _check_repeated(s: dict[str, Any], model: str) -> None:
+    """Refuse long words that the page would repeat at every point."""
+    from deadheat import InputError
+
+    if len(s["metrics"]) > MOST_METRICS:
+        raise InputError(f"this result has {len(s['metrics'])} metrics; at most {MOST_METRICS} are taken")
+    words = len(json.dumps([model, s["negative"], s["size"], s["guidance"], s["metrics"]]))
+    if words > MOST_WORDS:
+        raise InputError(f"the settings of this result have {words} characters; at most {MOST_WORDS} are taken")
 
 
 def _zipped(raw: bytes) -> dict[str, Any]:

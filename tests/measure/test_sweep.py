@@ -93,6 +93,33 @@ def test_a_failing_run_does_not_stop_the_others(pipe, tmp_path, monkeypatch):
     assert errors["ab-cache:every=2"] == "RuntimeError: no such luck" and errors["guidance-cutoff"] is None
 
 
+def test_a_failing_metric_keeps_the_cell(pipe, tmp_path, monkeypatch):
+    from deadheat.measure.score import PLAIN
+
+    def broken(picture, reference):
+        if not picture.equal(reference):
+            raise RuntimeError("out of\nmemory")
+        return 1.0
+
+    monkeypatch.setitem(PLAIN, "ssim", broken)
+    monkeypatch.setitem(PLAIN, "detail", lambda *_: math.nan)
+    recipe = "ab-cache:every=2,warmup=1"
+    found = quick(pipe, tmp_path / "out", recipes=[recipe], metrics=["psnr", "ssim", "detail"], steps=6)
+    plain, busy = (next(c for c in found.cells if c.recipe == name) for name in ("plain", recipe))
+    assert found.finished and not any(cell.error for cell in found.cells)
+    assert plain.scores["ssim"] == 1.0 and busy.scores["ssim"] is busy.scores["detail"] is None
+    assert math.isfinite(busy.scores["psnr"]) and busy.seconds and busy.picture
+    assert "ssim failed: RuntimeError: out of memory" in busy.warnings
+    assert any(text.startswith("detail failed: ") and "no number" in text for text in busy.warnings)
+    assert "ssim failed" in found.table()
+
+
+def test_a_metric_of_all_pictures_says_why_it_is_not_there(pipe, tmp_path):
+    found = quick(pipe, tmp_path / "out", metrics=["psnr", "frechet"])
+    assert "compare measures it" in found.unavailable["frechet"] and "frechet: not available" in found.table()
+    assert found.cells[0].scores["frechet"] is None and found.write_report().is_file()
+
+
 def test_without_a_baseline_there_is_no_cell(pipe, tmp_path, monkeypatch):
     real = pipe.encode_prompt
 
@@ -120,8 +147,10 @@ def test_combinations_without_sense_fail_and_values_out_of_range_are_refused(pip
 def test_recipes_of_every_kind_each_once(pipe, tmp_path):
     recipes = ["balanced", ABCache(every=2), Recipe((ABCache(every=2),)), "ab-cache:every=2..2", (ABCache(order=1),)]
     found = quick(pipe, tmp_path / "out", recipes=recipes)
-    assert found.settings["recipes"] == [str(Recipe.of("balanced")), "ab-cache:every=2", "ab-cache:order=1"]
-    assert found.title(str(Recipe.of("balanced"))) == "balanced"
+    balanced = str(Recipe.of("balanced", pipe))  # that of its family, as in compare
+    assert balanced != str(Recipe.of("balanced"))
+    assert found.settings["recipes"] == [balanced, "ab-cache:every=2", "ab-cache:order=1"]
+    assert found.title(balanced) == "balanced"
 
 
 def test_heats_share_a_baseline_and_stay_small():
@@ -156,11 +185,33 @@ def test_points():
     found = point(cells, "psnr")
     assert found == Point(
         "x", "variant", 8, seconds=3.0, seconds_low=2.0, seconds_high=4.0, speedup=2.0, speedup_low=1.25,
-        speedup_high=3.0, mean=25.0, worst=20.0, worst_cell="xb", identical=1, calls=8.0, asked=16.0, cache_bytes=0,
+        speedup_high=3.0, mean=50.0, worst=20.0, worst_cell="xb", identical=1, calls=8.0, asked=16.0, cache_bytes=0,
         cells=3, prompts=3, failed=1, errors=("no",), warnings=("w",),
     )  # fmt: skip
     assert point(cells[2:3], "psnr").mean == math.inf
     assert point(cells[3:], "psnr").seconds is None and point(cells, "ssim").mean is None
+
+
+def test_a_mean_means_the_same_everywhere():
+    """Of a point of a sweep, a lane of a comparison, a setting of a search, and on the explorer."""
+    from deadheat.measure import Cell, Lane
+    from deadheat.measure.explore import _lane_score
+    from deadheat.measure.points import point
+    from deadheat.measure.track import Entry
+    from deadheat.measure.tuned import Tuned
+
+    scores = {"a": 30.0, "b": 120.0, "c": math.inf}
+    lane = Lane("x", "x", "variant", cells=[Cell(p, 0, {"psnr": s}, torch.zeros(3, 1, 1)) for p, s in scores.items()])
+    entry = Entry(Recipe(), scores={(p, 0): {"psnr": s} for p, s in scores.items()})
+    cells = [cell("x", p, [1.0], [1.0], s, identical=s == math.inf) for p, s in scores.items()]
+    shown = [{"prompt": p, "scores": {"psnr": None if s == math.inf else s}, "identical": s == math.inf}
+             for p, s in scores.items()]  # fmt: skip
+    tuned = object.__new__(Tuned)
+    whole = (30.0 + 100.0 + 100.0) / 3
+    assert lane.mean("psnr") == point(cells, "psnr").mean == tuned.mean(entry, "psnr") == pytest.approx(whole)
+    assert _lane_score(shown, "psnr")["mean"] == pytest.approx(whole, abs=1e-4)
+    assert tuned.error(entry, "psnr") == pytest.approx(70 / 3)
+    assert Lane("x", "x", "variant", cells=lane.cells[2:]).mean("psnr") == math.inf
 
 
 def test_points_of_a_sweep(result):
@@ -297,6 +348,15 @@ def test_the_report_opens_offline(result):
     assert page.count("<svg") == 4 and "plain, fewer steps" in page and page.count("data:image/png") >= 16
     for said in ("PSNR: -10 log10", "Speed-up:", torch.__version__, "cannot work with StableDiffusionPipeline"):
         assert said in page
+
+
+def test_a_report_without_its_pictures_says_so(result, tmp_path):
+    (tmp_path / "sweep.jsonl").write_bytes((result.folder / "sweep.jsonl").read_bytes())
+    (tmp_path / "pictures").mkdir()
+    good = [cell.picture for cell in result.cells if cell.picture]
+    (tmp_path / good[0]).write_bytes(b"no picture")
+    page = Sweep.load(tmp_path).write_report().read_text()
+    assert page.count("picture missing") == len(good) and "data:image" not in page
 
 
 def test_the_table(result):

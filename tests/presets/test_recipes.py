@@ -101,6 +101,14 @@ def test_presets_of_a_model_fit_its_family(folder: str, on: str):
         check(Recipe.from_toml(file).accelerators, pipe)
 
 
+def test_a_model_cannot_lead_out_of_the_folder():
+    assert own_presets("..") == own_presets(".") == own_presets("") == {}
+
+
+def test_what_is_for_any_model_says_so():
+    assert all("Generic, made for no family" in made.about for made in presets("").values())
+
+
 def test_a_goal_means_what_suits_the_model():
     def named(model: str) -> str:
         return presets(model)["balanced"].accelerators[0].name
