@@ -70,7 +70,7 @@ function choose(name) {
 one(".de-brush").addEventListener("click", () => choose("brush"));
 one(".de-eraser").addEventListener("click", () => choose("eraser"));
 one(".de-redo").addEventListener("click", () => { const last = strokes.pop(); if (last) { ink.putImageData(last, 0, 0); estimate(); ask(); } });
-one(".de-clear").addEventListener("click", () => { remember(); ink.clearRect(0, 0, mask.width, mask.height); estimate(); });
+one(".de-clear").addEventListener("click", () => { remember(); ink.clearRect(0, 0, mask.width, mask.height); estimate(); ask(); });
 fill(one(".de-colours"), ...COLOURS.map((c, n) => {
   const button = make("button", ""); button.type = "button";
   button.style.setProperty("--ink", c); button.setAttribute("aria-label", "colour " + c); button.setAttribute("aria-pressed", n === 0);
@@ -151,15 +151,20 @@ function load(src, marks) {
     image.onload = () => { if (mine === shown) { ink.drawImage(image, 0, 0); estimate(); ask(); } };
     image.src = marks;
   }
-  estimate();
+  estimate(); ask();
 }
 function flip() {
   if (!shown || !shown.before) return;
   before = !before;
-  one(".de-pic").src = before ? shown.before : shown.picture;
+  one(".de-pic").src = one(".de-save").href = before ? shown.before : shown.picture;
   one(".de-before").setAttribute("aria-pressed", before);
 }
 one(".de-before").addEventListener("click", flip);
+// what is painted now; right after an edit, what had been painted for it
+one(".de-savepaint").addEventListener("click", (e) => {
+  const href = paper() || (shown && shown.painting) || "";
+  if (href) e.currentTarget.href = href; else { e.preventDefault(); fill(one(".dh-warnings"), warn("Nothing is painted yet.")); }
+});
 one(".de-go").addEventListener("click", () => { const go = document.querySelector("#edit-go"); if (go) go.click(); });
 one(".de-undo").addEventListener("click", () => trigger("undo", {}));
 const figures = {};
