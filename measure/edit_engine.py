@@ -63,7 +63,7 @@ def why_dense(pipe: Any) -> str | None:
     if (why := Codec.why_not(getattr(pipe, "vae", None))) is not None:
         return why
     network = next(iter(denoisers(pipe).values()))
-    if reads_mask(network, pipe.vae):
+    if reads_mask(network):
         return (
             "its network is given the mask, and the picture without what is masked, at every step, so that a "
             "recording of the untouched picture is none of the picture under this mask"
@@ -75,9 +75,9 @@ def why_dense(pipe: Any) -> str | None:
     return unwindowed(network)
 
 
-def reads_mask(network: Any, vae: Any) -> bool:
-    """Tell whether a network was trained to fill masks: one channel more than latents, or packed latents, have."""
-    return bool(network.config.in_channels % vae.config.latent_channels)
+def reads_mask(network: Any) -> bool:
+    """Tell whether a network was trained to fill masks: latents, a mask, and latents again are an odd number."""
+    return bool(network.config.in_channels % 2)
 
 
 def windows_of(active: Tensor) -> list[Box]:

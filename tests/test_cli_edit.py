@@ -118,7 +118,8 @@ def test_strokes_are_their_own_mask(files, capsys):
     code, out, err = run(capsys, *argv)
     assert code == 0, err
     assert json.loads(out)["lane"] == "sparse"
-    code, _, err = run(capsys, "edit", "pocket-unet", *QUICK, *argv[-2:], "--image", str(files / "in.png"))
+    given = ["--image", str(files / "in.png"), "--out", str(files / "p.png")]
+    code, _, err = run(capsys, "edit", "pocket-unet", *QUICK, *given)
     assert code == 2
     assert "there is no mask" in err
 

@@ -167,14 +167,22 @@ def test_programs_edit_pictures_of_the_models_size():
         made(jobs.model(START), settings, large, sparse=False)
 
 
-def test_programs_runs_can_be_stopped():
+def test_programs_runs_can_be_stopped(monkeypatch: pytest.MonkeyPatch):
     files = Image.new("RGB", (128, 128)), Image.new("L", (128, 128), 255)
     job = FileJob(EditSettings("", "a cat", shows="a fox", steps=90), files=files)
     job.cancelled.set()
     assert isinstance(ended(job).error, Cancelled)
+    seen, look = [], FileJob._look
+
+    def stop(self, event):
+        seen.append(event.step)
+        self.cancelled.set()
+        look(self, event)
+
+    monkeypatch.setattr(FileJob, "_look", stop)
     job = FileJob(EditSettings("", "a cat", shows="a fox", steps=90), files=files)
-    job._look = lambda event: job.cancelled.set() or FileJob._look(job, event)
     assert isinstance(ended(job).error, Cancelled)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("mode", ["prompt", "stroke"])
