@@ -173,28 +173,28 @@ def test_strokes_inpainting_and_prompts(pipe):
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "beside"),
+    ("name", "strength", "first", "second"),
     [
-        ("pocket-unet", (slice(8, 48), slice(44, 84)), (slice(8, 48), slice(88, 104))),
-        ("pocket-dit", (slice(8, 32), slice(52, 76)), (slice(12, 28), slice(80, 92))),
+        ("pocket-unet", 0.8, (slice(8, 48), slice(44, 84)), (slice(8, 48), slice(88, 104))),
+        ("pocket-dit", 1.0, (slice(8, 36), slice(52, 80)), (slice(16, 26), slice(60, 70))),
     ],
 )
-def test_the_second_edit_knows_the_first(name: str, first, beside, monkeypatch):
+def test_the_second_edit_knows_the_first(name: str, strength: float, first, second, monkeypatch):
     pipe, prompt = load(name, device="cpu"), "a cat above a mushroom on a striped purple background"
     fox = read_picture(Image.open(Path(__file__).parents[2] / "assets" / "recorded" / "edit" / "fox.png"), 8)
     masks = [torch.zeros(128, 128, dtype=torch.bool) for _ in range(2)]
-    masks[0][first] = masks[1][beside] = True
-    settings = {"prompt": "a fox above a mushroom on a striped teal background", "steps": 6, "store": "float32"}
+    masks[0][first] = masks[1][second] = True
+    settings = {"prompt": "a fox above a mushroom on a striped teal background", "steps": 8, "store": "float32"}
 
     def both():
         session = EditSession(pipe, fox, **settings)
-        session.edit(masks[0], prompt, strength=0.8)
-        made = session.edit(masks[1], prompt, strength=0.8, keep=False)
+        session.edit(masks[0], prompt, strength=strength)
+        made = session.edit(masks[1], prompt, strength=strength, keep=False)
         assert (made.lane, made.stages["record"]) == ("sparse", 0.0)
         return made
 
     made = both()
-    scratch = EditSession(pipe, made.base, **settings).edit(masks[1], prompt, strength=0.8)
+    scratch = EditSession(pipe, made.base, **settings).edit(masks[1], prompt, strength=strength)
     monkeypatch.setattr(Engine, "learn", lambda *_: Undo((), 0))
     ignorant = both()
     off, without = ((one.image - scratch.image)[:, scratch.mask].abs().mean() for one in (made, ignorant))
