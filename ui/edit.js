@@ -127,15 +127,20 @@ function ask() {
   clearTimeout(wait);
   const mine = ++asked;
   if (!shown || !Number(root.dataset.painted)) return;
-  wait = setTimeout(async () => {
+  const tell = async (tries) => {
     let told = {};
     try { told = await server.cover([{ desk: desk(), painted: paper() }, current ? current[3] : null]); } catch { return; }
-    if (mine !== asked || !told || told.active === undefined) return;
+    if (mine !== asked || !told) return;
+    if (told.active === undefined) {   // somebody else has the model: ask again, not for ever
+      if (tries) wait = setTimeout(tell, 1000, tries - 1);
+      return;
+    }
     if (told.cell && told.cell !== CELL) { CELL = told.cell; estimate(); }
     const last = one(".de-share"), text = last.textContent.split(" painted, ")[0];
     const expected = told.lane === "dense" ? "so much that the dense edit is faster, and will run" : `expected ${told.speedup.toFixed(1)}x as fast as dense`;
     say(make("b", "", text), " painted, ", make("b", "", percent(told.active)), " of the picture computed: ", make("b", "", expected), told.recorded || told.lane === "dense" ? "." : ". The first edit records the picture, once.");
-  }, 150);
+  };
+  wait = setTimeout(tell, 150, 20);
 }
 
 // -- the pictures ------------------------------------------------------------------------------------------------
