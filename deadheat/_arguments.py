@@ -25,7 +25,8 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace, data: Any, text: str) -> None:
     """Print a result: JSON for programs, text for people."""
-    sys.stdout.write((json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else text) + "\n")
+    written = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if arguments.json else text
+    sys.stdout.write(written + "\n")
 
 
 def load_model(arguments: argparse.Namespace) -> Any:

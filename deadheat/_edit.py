@@ -1,6 +1,7 @@
 """The command ``deadheat edit``: change the part of a picture that a mask shows."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +24,24 @@ def edit_command(arguments: argparse.Namespace) -> None:
 def _edited(
     arguments: argparse.Namespace, session: Any, files: "_Files", given: dict[str, Any], out: Path
 ) -> tuple[dict[str, Any], str]:
-    from .measure import to_image
+    from .measure import edit_once, to_image
 
+    asked = (files.mask, arguments.prompt)
+    given |= {"watch": _progress(arguments)}
     compared = None
-    if arguments.repeats:
-        compared = session.compare(
-            files.mask, arguments.prompt, **given, repeats=arguments.repeats, watch=_progress(arguments)
-        )
-    made = session.edit(files.mask, arguments.prompt, **given, dense=arguments.dense, watch=_progress(arguments))
+    if arguments.repeats and session.cover(files.mask, files.painted).lane == "sparse":
+        compared = session.compare(*asked, **given, repeats=arguments.repeats)
+    if compared is not None and arguments.sparse:
+        made = compared.sparse
+    else:
+        given |= {"dense": True} if arguments.dense else {}
+        made = edit_once(session, *asked, sparse=arguments.sparse, **given)
     to_image(made.image).save(out)
     data = made.to_dict() | {"picture": str(out.absolute())}
+    data |= {} if compared is None else {"comparison": compared.to_dict()}
     lines = [_said(made)]
-    if compared is not None:
-        data["comparison"] = compared.to_dict()
-        lines.append(
-            f"{compared.speedup:.2f}x the speed of the dense edit; against it {_decibels(compared.inside)} inside "
-            f"the mask, {_decibels(compared.outside)} outside"
-        )
+    if arguments.repeats and made.lane != "none":
+        lines.append(_compared(compared, made))
     lines += [f"warning: {text}" for text in made.warnings]
     return data, "\n".join([*lines, f"picture: {out.absolute()}"])
 
@@ -56,6 +58,17 @@ def _said(made: Any) -> str:
     )
 
 
+def _compared(compared: Any, made: Any) -> str:
+    """Say how the sparse edit did against the dense one, or that there was none."""
+    if compared is None or compared.sparse.lane != "sparse":
+        why = made.reason if compared is None else compared.sparse.reason
+        return f"nothing to compare: what ran is the dense edit; {why}"
+    return (
+        f"the sparse edit has {compared.speedup:.2f}x the speed of the dense edit; against it "
+        f"{_decibels(compared.inside)} inside the mask, {_decibels(compared.outside)} outside"
+    )
+
+
 def _decibels(value: float) -> str:
     return "identical" if value == float("inf") else f"{value:.1f} dB"
 
@@ -69,15 +82,16 @@ class _Files:
 
         self.arguments = arguments
         self.image = open_picture(arguments.image, "the image").convert("RGB")
-        self.mask = mask_picture(open_picture(arguments.mask, "the mask"))
+        if arguments.mask is None and arguments.painted is None:
+            raise InputError("there is no mask; give --mask, or --mode stroke with --painted")
+        self.mask = mask_picture(open_picture(arguments.mask, "the mask")) if arguments.mask else None
         self.painted = (
             open_picture(arguments.painted, "the painted picture").convert("RGB") if arguments.painted else None
         )
-        sizes = {"mask": self.mask.size} | ({"painted picture": self.painted.size} if self.painted else {})
-        for name, size in sizes.items():
-            if size != self.image.size:
+        for name, other in {"mask": self.mask, "painted picture": self.painted}.items():
+            if other is not None and other.size != self.image.size:
                 raise InputError(
-                    f"the {name} has {size[0]} x {size[1]} pixels, the image {self.image.width} x "
+                    f"the {name} has {other.width} x {other.height} pixels, the image {self.image.width} x "
                     f"{self.image.height}: both need the same size"
                 )
 
@@ -88,7 +102,7 @@ class _Files:
         if self.arguments.fit:
             height, width = usual_size(pipe)
             self.image = fitted_picture(self.image, (width, height))
-            self.mask = fitted_picture(self.mask, (width, height), nearest=True)
+            self.mask = fitted_picture(self.mask, (width, height), nearest=True) if self.mask else None
             self.painted = fitted_picture(self.painted, (width, height)) if self.painted else None
         return EditSession(
             pipe,
@@ -98,6 +112,7 @@ class _Files:
             steps=self.arguments.steps,
             guidance=self.arguments.guidance,
             seed=self.arguments.seed,
+            budget_bytes=_bytes(self.arguments.memory_budget),
         )
 
 
@@ -108,6 +123,21 @@ def _check(arguments: argparse.Namespace) -> None:
     check_name(arguments.model)
     check_edit(arguments.prompt, arguments.mode, arguments.strength, arguments.steps, arguments.guidance)
     check_inputs([arguments.prompt or "nothing"], [arguments.seed], repeats=arguments.repeats or 1)
+    _bytes(arguments.memory_budget)
+
+
+def _bytes(text: str) -> int:
+    """Read a size of memory: a number of MiB, or one with its unit.
+
+    >>> _bytes("512"), _bytes("1GiB"), _bytes("0.5 gib")
+    (536870912, 1073741824, 536870912)
+    """
+    from .pipelines import InputError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(mib|gib)?", text.strip().lower())
+    if not found:
+        raise InputError(f"--memory-budget is {text!r}; write MiB as 512, or as 512MiB or 1GiB")
+    return int(float(found[1]) * (2**30 if found[2] == "gib" else 2**20))
 
 
 def _out(name: str) -> Path:
@@ -139,7 +169,9 @@ def takes_edit(parser: argparse.ArgumentParser) -> None:
     takes_model(parser)
     parser.add_argument("--image", required=True, help="the picture to edit")
     parser.add_argument(
-        "--mask", required=True, help="a picture of the same size, white (or opaque) where it may change"
+        "--mask",
+        help="a picture of the same size, white (or opaque) where it may change; mode stroke goes without: where "
+        "--painted differs from --image",
     )
     parser.add_argument("--prompt", default="", help="what it shall become (default: what --before says)")
     parser.add_argument("--before", default="", help="what the picture shows")
@@ -155,7 +187,16 @@ def takes_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=28, help="denoising steps at strength 1 (default 28)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
-    parser.add_argument("--dense", action="store_true", help="compute the whole picture, as diffusers does")
+    lane = parser.add_mutually_exclusive_group()
+    lane.add_argument("--dense", action="store_true", help="compute the whole picture, as diffusers does (default)")
+    lane.add_argument(
+        "--sparse",
+        action="store_true",
+        help="compute around the mask only; the recording it takes first does not repay itself in one edit",
+    )
+    parser.add_argument(
+        "--memory-budget", default="1GiB", help="most memory for the recording, as 512MiB or 2GiB (default 1GiB)"
+    )
     parser.add_argument("--repeats", type=int, default=0, help="time dense and sparse so often first (default 0: no)")
     parser.add_argument("--fit", action="store_true", help="crop and scale all pictures to the model's size")
     parser.add_argument("--out", required=True, help="the new picture, a .png")

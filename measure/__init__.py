@@ -4,7 +4,7 @@ from .calibrate import best_path, calibrate, gap_costs
 from .cells import Sweep, is_sweep
 from .chart import Spot, chart
 from .compare import compare
-from .edit import EditEvent, EditSession, edit
+from .edit import EditEvent, EditSession, edit, edit_once
 from .edit_inputs import MODES, check_edit, read_mask, usual_size
 from .edit_result import Cover, Edit, EditComparison
 from .environment import environment, hardware
@@ -61,6 +61,7 @@ __all__ = [
     "detail",
     "difference",
     "edit",
+    "edit_once",
     "environment",
     "expand",
     "fit_cache",

@@ -9,14 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipelines import InputError, call_arguments, family, known_model, model_name, pictures
+from ..pipelines import InputError, Undo, call_arguments, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
-from .edit_engine import Engine, Keep, PutBack, why_dense, windows_part
-from .edit_inputs import cell_of, cells, check_edit, inpainting, pixels, read_mask, read_picture, usual_size
+from .edit_engine import Engine, Keep, why_dense, windows_part
+from .edit_inputs import (
+    cell_of,
+    cells,
+    check_edit,
+    check_session,
+    inpainting,
+    painted_mask,
+    pixels,
+    read_mask,
+    read_picture,
+    usual_size,
+)
 from .edit_result import Cover, Edit, EditComparison
 from .timing import after_each_step
 
+ONCE = "a sparse edit needs a plain run over the picture first, which one edit does not repay: further ones would"
 MOST_LEARNED = 0.5  # parts of the picture that edits changed, in sum; beyond, the recording's statistics are another's
 
 
@@ -73,7 +85,7 @@ class EditSession:
             steps: denoising steps at strength 1.
             guidance: guidance scale, None is the model's own.
             seed: of the noise, the same for all edits.
-            budget_bytes: most bytes for the recording.
+            budget_bytes: most bytes for the recording, and for taking edits back; what is beyond is recorded anew.
             store: "float16", "bfloat16" or "float32": how the recording is kept.
             every: record every so many steps; those between read their neighbour's.
             grow: pixels by which a painted mask is grown.
@@ -85,6 +97,7 @@ class EditSession:
         if guidance is None and (model := known_model(model_name(pipe))) is not None:
             guidance = model.guidance
         check_edit(prompt, "prompt", 1.0, steps, guidance)
+        check_session(negative, seed, store, budget_bytes=budget_bytes, every=every, grow=grow)
         self.pipe = inpainting(pipe)
         self.cell = cell_of(self.pipe)
         self.image = read_picture(image, self.cell)
@@ -96,7 +109,7 @@ class EditSession:
         self.why = why_dense(self.pipe)
         self._engine: Engine | None = None
         self._learned = 0.0
-        self._put_back: list[tuple[Engine | None, PutBack]] = []
+        self._undos: list[Undo | None] = []  # by edit; None where it takes a new recording
 
     @classmethod
     def generated(cls, pipe: Any, *, prompt: str, **settings: Any) -> "EditSession":
@@ -117,14 +130,14 @@ class EditSession:
 
     # -- what a mask would cost --------------------------------------------------------------------------------
 
-    def cover(self, mask: Any) -> Cover:
+    def cover(self, mask: Any, painted: Any = None) -> Cover:
         """Say at once what an edit of this mask would cost; for display while somebody paints."""
-        painted = read_mask(mask, self.image)
-        active = cells(painted, self.cell, self.grow)
+        chosen = read_mask(painted_mask(mask, painted, self.image, self.cell), self.image)
+        active = cells(chosen, self.cell, self.grow)
         part = self._part(active)
         speedup = self.cost.speedup(part, self.steps)
         lane, reason = self._lane(active, part, speedup)
-        area = float(painted.float().mean())
+        area = float(chosen.float().mean())
         speedup = speedup if lane == "sparse" else 1.0
         return Cover(area, part, speedup, lane, reason, self._ready, pixels(active, self.cell))
 
@@ -144,8 +157,8 @@ class EditSession:
 
     @property
     def memory(self) -> int:
-        """Bytes of the recording."""
-        return 0 if self._engine is None else self._engine.nbytes
+        """Bytes of the recording, and of what takes edits back."""
+        return (0 if self._engine is None else self._engine.nbytes) + sum(undo.nbytes for undo in self._undos if undo)
 
     @property
     def _ready(self) -> bool:
@@ -160,6 +173,7 @@ class EditSession:
             self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
+        self._undos = [None] * len(self._undos)  # what they would put back is in the recording before
         took = self._engine.record(asked, strength, self._look("record", watch, strength))
         self.cost.recording_took(took, max(1, int(self.steps * strength)))
         if self._engine.too_large:
@@ -183,7 +197,8 @@ class EditSession:
         """Change the picture where the mask is; the result is the picture of the next edit.
 
         Args:
-            mask: what may change, (H, W) booleans or a PIL image, white there.
+            mask: what may change, (H, W) booleans or a PIL image, white or opaque there; None in mode "stroke": where
+                *painted* is another than the picture.
             prompt: what it shall become; empty is the picture's own prompt.
             mode: "prompt": the mask's pixels with noise are drawn anew; "inpaint": they are drawn from noise alone,
                 whatever *strength*; "stroke": *painted* with noise is drawn anew.
@@ -204,25 +219,41 @@ class EditSession:
         made = self._dense(ask, cover, watch) if dense or cover.lane == "dense" else self._sparse(ask, cover, watch)
         made.reason = "" if dense else made.reason or cover.reason
         if keep:
-            self._keep(made)
+            self.keep(made)
         return made
 
-    def _keep(self, made: Edit) -> None:
+    def keep(self, made: Edit) -> None:
+        """Make an edit's result the session's picture: one that was made with ``keep=False``.
+
+        Raises:
+            InputError: it is an edit of another picture than the session's present one.
+        """
+        if made.base is not self.image:
+            raise InputError("this edit is of a picture before: make it again, of the session's present picture")
+        if made.lane == "none":
+            return
         self.history.append(made)
         self.image = made.image
-        if made.lane == "sparse" and self._engine is not None and made.drawn is not None:
-            active = made.mask[:: self.cell, :: self.cell]
-            self._put_back.append((self._engine, self._engine.learn(made.drawn, active, made.image)))
+        undo, engine = None, self._engine
+        if made.drawn is not None and engine is not None and made.drawn.version is engine.version:
+            undo = engine.learn(made.drawn, made.mask[:: self.cell, :: self.cell], made.image)
             self._learned += made.active
-        else:
-            self._put_back.append((None, (0, [])))
-        if made.lane == "dense" or self._learned > MOST_LEARNED:
+        self._undos.append(undo)
+        if undo is None or self._learned > MOST_LEARNED:
             self._forget()
+        self._fit()
         made.drawn = None
 
     def _forget(self) -> None:
         """Let go of the recording: too much of the picture is another by now."""
-        self._engine, self._learned = None, 0.0
+        self._engine, self._learned, self._undos = None, 0.0, [None] * len(self._undos)
+
+    def _fit(self) -> None:
+        """Let go of what takes the oldest edits back, as far as it is beyond the budget."""
+        for nth in range(len(self._undos)):
+            if self.memory <= self.budget_bytes:
+                return
+            self._undos[nth] = None
 
     def undo(self) -> Tensor:
         """Take back the last edit; return the picture that is there again.
@@ -234,11 +265,9 @@ class EditSession:
             raise InputError("there is no edit to take back: this is the picture the session began with")
         last = self.history.pop()
         self.image = last.base
-        engine, (version, calls) = self._put_back.pop()
-        if engine is not None and engine is self._engine and engine.version == version:
+        if (undo := self._undos.pop()) is not None:
             with torch.inference_mode():
-                for call in calls:
-                    call()
+                undo()
             self._learned -= last.active
         else:
             self._forget()
@@ -257,13 +286,14 @@ class EditSession:
     ) -> EditComparison:
         """Make the same edit dense and sparse, interleaved, *repeats* times each after a warm-up; keep neither."""
         asked = {"mode": mode, "strength": strength, "painted": painted, "keep": False, "watch": watch}
-        first = None if self.cover(mask).recorded else self.edit(mask, prompt, **asked)
+        first = None if self.cover(mask, painted).recorded else self.edit(mask, prompt, **asked)
         lanes = {"dense": self.edit(mask, prompt, dense=True, **asked), "sparse": self.edit(mask, prompt, **asked)}
         seconds: dict[str, list[float]] = {lane: [] for lane in lanes}
         for turn in range(repeats):
             for lane in list(lanes)[:: 1 if turn % 2 else -1]:
                 lanes[lane] = self.edit(mask, prompt, dense=lane == "dense", **asked)
                 seconds[lane].append(lanes[lane].seconds)
+        lanes["sparse"].drawn = None  # it is not to be kept, and large
         began = None if first is None else first.seconds + first.stages.get("record", 0.0)
         return EditComparison(lanes["dense"], lanes["sparse"], seconds, began)
 
@@ -281,7 +311,8 @@ class EditSession:
         if start.shape != self.image.shape:
             raise InputError(f"painted is {tuple(start.shape[1:])}, the picture {tuple(self.image.shape[1:])}")
         strength = 1.0 if mode == "inpaint" else float(strength)
-        return _Asked(read_mask(mask, self.image), prompt.strip() or self.prompt, mode, strength, start)
+        mask = read_mask(painted_mask(mask, painted, self.image, self.cell), self.image)
+        return _Asked(mask, prompt.strip() or self.prompt, mode, strength, start)
 
     def _nothing(self, ask: "_Asked", cover: Cover) -> Edit:
         return Edit(self.image, self.image, cover.mask, "none", cover.reason, ask.prompt, ask.mode, ask.strength)
@@ -373,13 +404,22 @@ class _Asked:
     start: Tensor
 
 
-def edit(pipe: Any, image: Any, mask: Any, prompt: str = "", **settings: Any) -> Edit:
+def edit(pipe: Any, image: Any, mask: Any, prompt: str = "", *, sparse: bool = False, **settings: Any) -> Edit:
     """Edit a picture once; the settings are those of ``EditSession`` and of its ``edit``.
 
-    A single edit makes a recording that only further edits would gain by, so that it runs dense; keep a session for
-    more than one.
+    A single edit makes a recording that only further edits would gain by, so that it runs dense unless *sparse* asks
+    for the other; keep a session for more than one.
     """
     known = set(inspect.signature(EditSession.edit).parameters)
     own = {name: value for name, value in settings.items() if name in known}
     session = EditSession(pipe, image, **{name: value for name, value in settings.items() if name not in known})
-    return session.edit(mask, prompt, **{"dense": True} | own)
+    return edit_once(session, mask, prompt, sparse=sparse, **own)
+
+
+def edit_once(session: EditSession, mask: Any, prompt: str = "", *, sparse: bool = False, **own: Any) -> Edit:
+    """Make the one edit of a session: dense, unless asked for the sparse one; its ``reason`` says so."""
+    made = session.edit(mask, prompt, **{"dense": not sparse, "keep": False} | own)
+    if made.lane == "dense" and not sparse and "dense" not in own:
+        made.reason = f"only the dense edit works here: {session.why}" if session.why else ONCE
+    made.drawn = None
+    return made

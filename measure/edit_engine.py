@@ -17,6 +17,7 @@ from ..pipelines import (
     TokenRecording,
     TokenTrace,
     Trace,
+    Undo,
     UNetRecording,
     boxes_around,
     denoisers,
@@ -32,7 +33,6 @@ from .edit_clock import clocked, waiting
 from .timing import after_each_step
 
 Look = Callable[[int, Tensor], None] | None
-PutBack = tuple[int, list[Callable[[], None]]]  # the version of the recording it is for
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Keep:
 
 @dataclass(eq=False)
 class Drawn:
-    """What a sparse run gave: the picture, right inside the active cells only, and what it cost."""
+    """What a sparse run gave: the picture, right inside the active cells only, what it cost, and what it read from."""
 
     picture: Tensor
     seconds: float
@@ -55,17 +55,29 @@ class Drawn:
     steps: int
     trace: Trace | TokenTrace
     decoded: Decoded
+    version: object
 
 
 def why_dense(pipe: Any) -> str | None:
     """Return a sentence why this pipeline can only be edited dense, or None."""
     if (why := Codec.why_not(getattr(pipe, "vae", None))) is not None:
         return why
+    network = next(iter(denoisers(pipe).values()))
+    if reads_mask(network):
+        return (
+            "its network is given the mask, and the picture without what is masked, at every step, so that a "
+            "recording of the untouched picture is none of the picture under this mask"
+        )
     if not family(pipe).unet:
         return why_whole(pipe)
     if (why := unlike_unet(pipe)) is not None:
         return why
-    return unwindowed(next(iter(denoisers(pipe).values())))
+    return unwindowed(network)
+
+
+def reads_mask(network: Any) -> bool:
+    """Tell whether a network was trained to fill masks: latents, a mask, and latents again are an odd number."""
+    return bool(network.config.in_channels % 2)
 
 
 def windows_of(active: Tensor) -> list[Box]:
@@ -87,11 +99,11 @@ class Engine:
     Attributes:
         pipe: a pipeline that fills masks.
         strength: up to which strength there is a recording; 0 for none.
-        version: how often it was made.
+        version: another object for each recording.
     """
 
     def __init__(self, pipe: Any, image: Tensor, keep: Keep) -> None:
-        self.pipe, self.keep, self.strength, self.version = pipe, keep, 0.0, 0
+        self.pipe, self.keep, self.strength, self.version = pipe, keep, 0.0, object()
         self.unet = family(pipe).unet
         self._texts: dict[str, Any] = {}
         with torch.inference_mode():
@@ -112,13 +124,13 @@ class Engine:
             return ""
         return (
             f"what one step computes for this picture is more than the budget of {self.keep.budget / 2**20:.0f} MiB: "
-            "raise budget_bytes"
+            "give more as budget_bytes, or as --memory-budget on the command line"
         )
 
     def record(self, arguments: dict[str, Any], strength: float, look: Look) -> float:
         """Run over the untouched picture, and keep what every layer computes; return the seconds."""
         begin = time.perf_counter()
-        self.strength, self.version = 0.0, self.version + 1
+        self.strength, self.version = 0.0, object()
         with torch.inference_mode(), ExitStack() as stack:
             stage = stack.enter_context(staged(self.pipe))
             stack.enter_context(self.codec.editing(self.codec.moments, Box(0, 0, 1, 1)))
@@ -155,14 +167,14 @@ class Engine:
         clock.seconds["encode"] += encoded
         steps = stage.runs[-1].steps
         calls = sum(step.calls for step in steps)
-        return Drawn(picture, seconds, clock.stages(seconds), calls, len(steps), trace, decoded)
+        return Drawn(picture, seconds, clock.stages(seconds), calls, len(steps), trace, decoded, self.version)
 
-    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor) -> PutBack:
+    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor) -> Undo:
         """Make an edited picture the recorded one; return what takes that back."""
         cells = active.repeat_interleave(self.codec.size[0] // active.shape[0], 0)
         cells = cells.repeat_interleave(self.codec.size[1] // active.shape[1], 1)
         with torch.inference_mode():
-            return self.version, [drawn.trace.learn(), self.codec.learn(drawn.decoded, cells, picture)]
+            return drawn.trace.learn() + self.codec.learn(drawn.decoded, cells, picture)
 
     @contextmanager
     def _known_texts(self, prompt: str) -> Iterator[None]:

@@ -8,7 +8,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..accelerators import SparseEdit
 from ..pipelines import (
+    DTYPES,
     InputError,
     UnsupportedError,
     denoisers,
@@ -20,10 +22,13 @@ from ..pipelines import (
     patch_size,
 )
 from .inputs import check_inputs
+from .picture_files import mask_picture
 
 Mode = Literal["prompt", "inpaint", "stroke"]
 MODES = ("prompt", "inpaint", "stroke")
 MOST_PIXELS = 2048 * 2048
+WHOLE = {"budget_bytes": (0, 2**62), "every": (1, 1000), "grow": (0, 512)}
+PAINTED = 2e-2  # a channel that differs by more was painted on
 
 
 def read_picture(picture: Any, cell: int, name: str = "image") -> Tensor:
@@ -74,7 +79,7 @@ def read_mask(mask: Any, like: Tensor) -> Tensor:
     if mask is None:
         raise InputError("there is no mask: paint what may change, or give a mask with True there")
     if isinstance(mask, Image.Image):
-        mask = torch.from_numpy(np.array(mask.convert("L"))) > 127
+        mask = torch.from_numpy(np.array(mask_picture(mask))) > 127
     elif isinstance(mask, np.ndarray):
         mask = torch.from_numpy(mask)
     if not isinstance(mask, Tensor):
@@ -89,6 +94,31 @@ def read_mask(mask: Any, like: Tensor) -> Tensor:
             "height and width"
         )
     return found
+
+
+def painted_mask(mask: Any, painted: Any, picture: Tensor, cell: int) -> Any:
+    """Return the mask that was given; without one, where a painted picture is another than the picture."""
+    if mask is not None or painted is None:
+        return mask
+    found = read_picture(painted, cell, "painted")
+    return (found - picture).abs().amax(0) > PAINTED if found.shape == picture.shape else mask
+
+
+def check_session(negative: Any, seed: Any, store: Any, **whole: Any) -> None:
+    """Check what a session is told beside its picture.
+
+    Raises:
+        InputError: names the value, and what it may be.
+    """
+    if negative is not None and not isinstance(negative, str):
+        raise InputError(f"negative is {negative!r}, not a text: say what not to draw, or None")
+    if not isinstance(store, str) or store not in DTYPES:
+        raise InputError(f"store is {store!r}, not one of {', '.join(DTYPES)}; {nearest(str(store), DTYPES)}")
+    check_inputs([" a"], [seed])
+    for name, value in whole.items():
+        low, high = WHOLE[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InputError(f"{name} is {value!r}, not a whole number between {low} and {high}")
 
 
 def check_edit(prompt: str, mode: str, strength: float, steps: int, guidance: float | None) -> None:
@@ -119,9 +149,10 @@ def inpainting(pipe: Any) -> Any:
     try:
         return for_task(pipe, "inpainting")
     except UnsupportedError as error:
+        drawing = "" if SparseEdit.supports(pipe) else " (the accelerator sparse-edit works while it draws one)"
         raise UnsupportedError(
-            f"{error}, so that it cannot start from a picture; take pocket-unet, pocket-dit, Stable Diffusion 1.x to "
-            "3.5, Stable Diffusion XL or FLUX.1"
+            f"{error}, so that it cannot start from a picture{drawing}; take pocket-unet, pocket-dit, Stable "
+            "Diffusion 1.x to 3.5, Stable Diffusion XL or FLUX.1"
         ) from error
 
 

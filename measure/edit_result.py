@@ -1,5 +1,6 @@
 """What an edit of a picture gave: the picture, what it cost, and how far it is from the dense edit."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,7 @@ class EditComparison:
         dense, sparse = (
             torch.tensor(self.seconds[lane], dtype=torch.float64).median() for lane in ("dense", "sparse")
         )
-        return float(dense / sparse)
+        return float(dense / sparse) if sparse else 1.0
 
     @property
     def inside(self) -> float:
@@ -124,11 +125,16 @@ class EditComparison:
         return psnr(self.sparse.image[:, where], self.dense.image[:, where])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures, as plain JSON-able data."""
+        """Return everything but the pictures, as plain JSON-able data.
+
+        An infinite "inside" or "outside" is None; where both are, "identical" is true.
+        """
+        same = {"inside": self.inside == math.inf, "outside": self.outside == math.inf}
         return {
             "speedup": self.speedup,
-            "inside": self.inside,
-            "outside": self.outside,
+            "inside": None if same["inside"] else self.inside,
+            "outside": None if same["outside"] else self.outside,
+            "identical": all(same.values()),
             "largest": self.largest,
             "seconds": self.seconds,
             "first_seconds": self.first_seconds,

@@ -69,6 +69,7 @@ from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, 
 from .token_recording import TokenRecording, TokenTrace
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
+from .undo import Undo
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
 from .windows import Frame, Notes, Windows, unwindowed
@@ -134,6 +135,7 @@ __all__ = [
     "Told",
     "Trace",
     "UNetRecording",
+    "Undo",
     "UnsupportedError",
     "Walk",
     "Windows",

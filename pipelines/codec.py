@@ -1,7 +1,7 @@
 """An autoencoder that encodes a picture once, and decodes only what changed in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .boxes import Box, Sides
 from .patch import patched
-from .windows import Frame, Notes, Windows, unwindowed
+from .undo import Undo
+from .windows import Frame, Notes, TooLarge, Windows, unwindowed
 
 SURE = -30.0  # log variance of latents that are known
 
@@ -48,8 +49,8 @@ class Codec:
             self.windows = Windows(vae.decoder, store)
             self.seen = picture
             if not whole:
-                _, notes = self.windows.noted(lambda: vae.decode(mean, return_dict=False)[0])
-                self.notes = notes if notes.nbytes <= budget else None
+                with suppress(TooLarge):
+                    _, self.notes = self.windows.noted(lambda: vae.decode(mean, return_dict=False)[0], most=budget)
 
     @staticmethod
     def why_not(vae: Any) -> str | None:
@@ -116,10 +117,10 @@ class Codec:
         box.at(self.size, (whole.shape[-2], whole.shape[-1])).of(whole).copy_(picture)
         return (whole,) if isinstance(part, tuple) else type(part)(sample=whole)
 
-    def learn(self, said: Decoded, active: Tensor, picture: Tensor) -> Any:
+    def learn(self, said: Decoded, active: Tensor, picture: Tensor) -> Undo:
         """Make an edited picture the known one; return what takes that back."""
         moments, seen = self.moments, self.seen
-        notes, frame, held = self.notes, said.frame, None
+        notes, frame, held = self.notes, said.frame, dict[str, Tensor]()
         if said.latents is not None:
             known = torch.cat([said.latents, torch.full_like(said.latents, SURE)], 1).to(self.moments)
             self.moments = torch.where(active.to(known.device), known, self.moments)
@@ -130,7 +131,7 @@ class Codec:
 
         def put_back() -> None:
             self.moments, self.seen = moments, seen
-            if notes is not None and frame is not None and held is not None:
+            if notes is not None and frame is not None and held:
                 frame.write(notes, held)
 
-        return put_back
+        return Undo.of(put_back, [moments, *held.values()])

@@ -1,7 +1,7 @@
 """What a UNet computed for a picture, step by step, and edits that compute windows and read the rest from there."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .boxes import Box, Sides
 from .stage import Around, Call, Link, Network, Stage
 from .tape import Tape, hooked
+from .undo import Undo
 from .windows import Frame, Notes, Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -29,7 +30,7 @@ class Trace:
 
     passes: list[tuple[Notes, Frame, dict[str, Tensor]]] = field(default_factory=list)
 
-    def learn(self) -> Callable[[], None]:
+    def learn(self) -> Undo:
         """Write what was computed into the recording; return what takes that back."""
         held = [(notes, frame, frame.held(notes)) for notes, frame, _ in self.passes]
         for notes, frame, values in self.passes:
@@ -40,7 +41,7 @@ class Trace:
             for notes, frame, old in reversed(held):
                 frame.write(notes, old)
 
-        return put_back
+        return Undo.of(put_back, [tensor for _, _, old in held for tensor in old.values()])
 
 
 class UNetRecording:

@@ -1,7 +1,7 @@
 """What a transformer computed for a picture, step by step, and edits that compute some of its tokens."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .recording import DTYPES
 from .stage import Around, Call, Link, Network, Stage
 from .tokens import Held, around_tokens
+from .undo import Undo
 
 Kept = dict[str, Any]  # "keys": by attention, keys and values; "out": the last layer's output
 
@@ -37,7 +38,7 @@ class TokenTrace:
             rows = self.rows.to(new.device) + (0 if self.text_last else old.shape[dim] - tokens)
             self.passes.append(((old, dim, rows.to(old.device)), new.index_select(dim, rows).to(old)))
 
-    def learn(self) -> Callable[[], None]:
+    def learn(self) -> Undo:
         """Write what was computed into the recording; return what takes that back."""
         held = []
         for (whole, dim, rows), new in self.passes:
@@ -49,7 +50,7 @@ class TokenTrace:
             for whole, dim, rows, before in reversed(held):
                 whole.index_copy_(dim, rows, before)
 
-        return put_back
+        return Undo.of(put_back, [before for *_, before in held])
 
 
 class TokenRecording:

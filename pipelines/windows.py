@@ -80,6 +80,10 @@ class Notes:
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
+class TooLarge(Exception):
+    """The notes of a network are more than they may be."""
+
+
 @dataclass(frozen=True)
 class Seat:
     """Where a layer stands: its sizes, as seen when the whole map ran; of a convolution, its arithmetic.
@@ -224,16 +228,24 @@ class Windows:
         self._frame: Frame | None = None
         self._reads: Mapping[str, tuple[Tensor, ...]] = {}
         self._size: Sides = (0, 0)
+        self._left: int | None = None
 
-    def noted(self, run: Callable[[], Tensor]) -> tuple[Tensor, Notes]:
-        """Run the network on a whole map with ``run()``; return its output, and notes of it."""
+    def noted(self, run: Callable[[], Tensor], most: int | None = None) -> tuple[Tensor, Notes]:
+        """Run the network on a whole map with ``run()``; return its output, and notes of it.
+
+        Raises:
+            TooLarge: as soon as the notes have more than *most* bytes.
+        """
         notes = self._notes = Notes()
+        self._left = most
         try:
             with self._patched(conv=self._note_conv, norm=self._note_norm, tokens=self._note_tokens):
                 out = run()
         finally:
             self._notes = Notes()
         notes.out = self._kept(out)
+        if most is not None and notes.nbytes > most:
+            raise TooLarge
         return out, notes
 
     def frame(self, size: Sides, box: Box, device: torch.device | None = None) -> Frame:
@@ -266,6 +278,10 @@ class Windows:
 
     def _kept(self, value: Tensor) -> Tensor:
         value = value.detach()
+        if self._left is not None:  # looked at before the copy is made
+            self._left -= value.numel() * (self.store or value.dtype).itemsize
+            if self._left < 0:
+                raise TooLarge
         if self.store is None or value.dtype == self.store:
             return value.clone()
         if self.store == torch.float16:

@@ -39,7 +39,7 @@ def given(files, **changed):
 @pytest.mark.parametrize("model", ["pocket-unet", "pocket-dit"])
 def test_only_the_mask_changes(files, capsys, model: str):
     argv = ["edit", model, "--prompt", "a cat on a plain teal background", *QUICK, *given(files)]
-    code, out, err = run(capsys, *argv, "--json")
+    code, out, err = run(capsys, *argv, "--sparse", "--json")
     assert code == 0, err
     data = json.loads(out)
     before, after = (np.asarray(Image.open(files / name)).astype(int) for name in ("in.png", "out.png"))
@@ -48,7 +48,8 @@ def test_only_the_mask_changes(files, capsys, model: str):
     assert not changed[:32].any()
     assert not changed[:, 96:].any()
     assert 0 < data["area"] < 0.2
-    assert data["lane"] in ("sparse", "dense")
+    assert data["lane"] == "sparse"
+    assert 0 < data["active"] < 0.5
     assert data["calls"] == 6
 
 
@@ -59,10 +60,68 @@ def test_dense_and_times(files, capsys):
     assert "x the speed of the dense edit" in out
 
 
+def test_one_edit_runs_dense_and_says_why(files, capsys):
+    code, out, _ = run(capsys, "edit", "pocket-unet", *QUICK, *given(files))
+    assert code == 0
+    assert out.startswith("dense edit (a sparse edit needs a plain run over the picture first")
+
+
+def strict(out: str):
+    def refused(name: str):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(out, parse_constant=refused)
+
+
+def test_times_are_json_for_every_reader(files, capsys):
+    argv = ["edit", "pocket-unet", *QUICK, *given(files), "--repeats", "1", "--json"]
+    data = strict(run(capsys, *argv, "--sparse")[1])
+    assert data["lane"] == "sparse"
+    assert data["comparison"]["outside"] is None
+    assert data["comparison"]["identical"] is False
+    assert data["comparison"]["inside"] > 0
+    Image.new("L", (128, 128)).save(files / "mask.png")
+    data = strict(run(capsys, *[word.replace("out.png", "empty.png") for word in argv])[1])
+    assert data["lane"] == "none"
+    assert "comparison" not in data
+
+
+def test_a_dense_edit_is_not_compared_with_itself(files, capsys):
+    Image.new("L", (128, 128), 255).save(files / "mask.png")
+    code, out, _ = run(capsys, "edit", "pocket-unet", *QUICK, *given(files), "--sparse", "--repeats", "1")
+    assert code == 0
+    assert "nothing to compare: what ran is the dense edit; the mask covers the whole picture" in out
+    assert "x the speed" not in out
+
+
+def test_a_small_memory_budget(files, capsys):
+    argv = ["edit", "pocket-unet", *QUICK, *given(files), "--sparse", "--repeats", "1", "--memory-budget", "0.001"]
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert out.startswith("dense edit")
+    assert "--memory-budget on the command line" in out
+    assert "x the speed" not in out
+
+
 def test_strokes(files, capsys):
     Image.new("RGB", (128, 128), "red").save(files / "painted.png")
     argv = ["edit", "pocket-unet", *QUICK, "--mode", "stroke", *given(files, painted="painted.png")]
     assert run(capsys, *argv)[0] == 0
+
+
+def test_strokes_are_their_own_mask(files, capsys):
+    painted = Image.open(files / "in.png")
+    painted.paste("red", (48, 48, 72, 72))
+    painted.save(files / "painted.png")
+    argv = ["edit", "pocket-unet", *QUICK, "--mode", "stroke", "--sparse", "--json"]
+    argv += ["--image", str(files / "in.png"), "--painted", str(files / "painted.png"), "--out", str(files / "o.png")]
+    code, out, err = run(capsys, *argv)
+    assert code == 0, err
+    assert json.loads(out)["lane"] == "sparse"
+    given = ["--image", str(files / "in.png"), "--out", str(files / "p.png")]
+    code, _, err = run(capsys, "edit", "pocket-unet", *QUICK, *given)
+    assert code == 2
+    assert "there is no mask" in err
 
 
 def test_a_mask_may_be_transparent(files, capsys):
@@ -104,6 +163,7 @@ def test_another_size_is_fitted_if_asked(files, capsys):
         (["--mode", "stroke"], "no painted picture"),
         (["--steps", "0"], "steps is 0"),
         (["--seed", "-1"], "seed is -1"),
+        (["--memory-budget", "much"], "write MiB as 512"),
         (["--out", "/nowhere/out.png"], "no folder /nowhere"),
         (["--out", "out.jpg"], "end it in .png"),
         (["--image", "/nowhere.png"], "cannot be read"),

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import secrets
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ INK = (255, 90, 54, 255)  # the page's brush
 UNKNOWN_SIDE = 512  # of a picture for a model that does not tell its size before it is loaded
 
 _DESKS: "OrderedDict[str, Desk]" = OrderedDict()
+_LOOKING = threading.Lock()  # at the desks: visitors come in threads of their own
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,15 @@ class Desk:
     """A picture under edit.
 
     Attributes:
-        original: the picture as it was handed in, a PIL image.
+        given: width and height of the picture as it was handed in.
         shows: what it shows, as far as anybody said.
         note: what was done to it, for the visitor to know.
         past: the pictures so far, the present one last.
         key: what the page calls this desk by.
+        busy: held while somebody reads or changes the session.
     """
 
-    original: Any
+    given: tuple[int, int]
     shows: str
     note: str
     model: str
@@ -60,6 +63,7 @@ class Desk:
     key: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     session: Any = None
     made_for: Any = None
+    busy: Any = field(default_factory=threading.RLock, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,13 +74,12 @@ class Desk:
         """Return the session of the present picture; call it while the model is yours."""
         from deadheat.measure import EditSession
 
-        wanted = (id(pipe), settings.session())
+        wanted = (settings.model, settings.session())  # of a model that was loaded anew no session is left
         if self.session is None or self.made_for != wanted or self.session.image is not self.past[-1].image:
             self.session = None  # before the new one, not beside it
             self.session = EditSession(pipe, self.past[-1].image, **settings.session())
             self.past[-1] = replace(self.past[-1], image=self.session.image)  # by which it is known again
             self.made_for = wanted
-        _keep_sessions(self)
         return self.session
 
     def add(self, image: Any, said: str, painted: str) -> None:
@@ -87,11 +90,12 @@ class Desk:
 
     def back(self, to: int) -> str:
         """Go back to a picture of the past; return what had been painted on it."""
-        while len(self.past) - 1 > max(0, to):
-            self.past.pop()
-            if self.session is not None and self.session.history:
-                self.session.undo()
-        return self.past[-1].painted
+        with self.busy:  # a stopped edit goes on reading until its step has ended
+            while len(self.past) - 1 > max(0, to):
+                self.past.pop()
+                if (session := self.session) is not None and session.history:
+                    session.undo()
+            return self.past[-1].painted
 
     def page(self, painted: str = "") -> dict[str, Any]:
         """Return what the page should show of it."""
@@ -134,18 +138,19 @@ def desk(owner: str, picture: Any, shows: str, model: str, note: str = "") -> De
     """Put a picture on somebody's desk, at the size of the model; what was there is gone."""
     from deadheat.measure import fitted_picture
 
-    width, height = _size(model, picture)
+    width, height = _size(model, picture.size)
     if picture.size != (width, height):
         note = f"cropped and scaled from {picture.width} × {picture.height} to {width} × {height} pixels" + (
             f"; {note}" if note else ""
         )
     fitting = fitted_picture(picture.convert("RGB"), (width, height))
-    made = _DESKS[owner] = Desk(picture, shows, note, model)
-    image = tensor(fitting)
+    made, image = Desk(picture.size, shows, note, model), tensor(fitting)
     made.past.append(Placed(image, data_url(image), "the picture"))
-    _DESKS.move_to_end(owner)
-    while len(_DESKS) > MOST_DESKS:
-        _DESKS.popitem(last=False)
+    with _LOOKING:
+        _DESKS[owner] = made
+        _DESKS.move_to_end(owner)
+        while len(_DESKS) > MOST_DESKS:
+            _DESKS.popitem(last=False)
     return made
 
 
@@ -159,27 +164,34 @@ def find(owner: str, key: str, model: str) -> Desk:
 
     if not key:
         first = sample(0)
+        if owner and _size(model, first.picture.size) != first.picture.size:
+            raise InputError(f"{model} wants pictures of another size: pick the picture again, and it is fitted")
         return desk(owner, first.picture, first.shows, model)
-    found = _DESKS.get(owner)
+    found = of(owner)
     if found is None or found.key != key:
         raise InputError("this picture is no longer on the server, which keeps the last ones only: pick it again")
-    if found.model != model and _size(model, found.original) != found.size:
+    if found.model != model and _size(model, found.given) != found.size:
         raise InputError(f"{model} wants pictures of another size: pick the picture again")
     found.model = model
-    _DESKS.move_to_end(owner)
+    with _LOOKING:
+        if owner in _DESKS:
+            _DESKS.move_to_end(owner)
     return found
 
 
 def by_key(key: str, model: str) -> Desk | None:
     """Return the desk that the page calls by this key; without one it shows the first sample, as for everybody."""
     if not key:
-        return _DESKS.get("") or find("", "", model)
-    return next((found for found in _DESKS.values() if found.key == key), None)
+        shared = of("")
+        return shared if shared is not None and shared.model == model else find("", "", model)
+    with _LOOKING:
+        return next((found for found in _DESKS.values() if found.key == key), None)
 
 
 def of(owner: str) -> Desk | None:
     """Return somebody's desk."""
-    return _DESKS.get(owner)
+    with _LOOKING:
+        return _DESKS.get(owner)
 
 
 def cover(asked: Any) -> dict[str, Any]:
@@ -191,10 +203,11 @@ def cover(asked: Any) -> dict[str, Any]:
         key, painted = settings.paper_parts()
         found = by_key(key, settings.model)
         with jobs.if_idle() as idle:
-            if not idle or found is None:
+            if not idle or found is None or not jobs.free(settings.model):
                 return {}
-            known = found.session or found.session_for(jobs.model(settings.model), settings)
-            told = known.cover(read_painting(painted, found.size)[0])
+            with found.busy:
+                known = found.session or found.session_for(jobs.model(settings.model), settings)
+                told = known.cover(read_painting(painted, found.size)[0])
     except (DeadheatError, TypeError, IndexError, KeyError):
         return {}
     found_out = {"active": told.active, "speedup": told.speedup, "lane": told.lane, "recorded": told.recorded}
@@ -244,16 +257,39 @@ def tensor(picture: Any) -> Any:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
-def _keep_sessions(latest: Desk) -> None:
-    held = [found for found in _DESKS.values() if found.session is not None and found is not latest]
+def make_room(latest: Desk) -> None:
+    """Let go of the oldest recordings of others, before a desk has one; sessions that only tell costs have none."""
+    held = [found for found in _recorded() if found is not latest]
     for found in held[: max(0, len(held) - MOST_SESSIONS + 1)]:
         found.session = None
 
 
-def _size(model: str, picture: Any) -> tuple[int, int]:
+def _recorded() -> list[Desk]:
+    with _LOOKING:
+        sessions = [(found, found.session) for found in _DESKS.values()]
+    return [found for found, session in sessions if session is not None and session.memory]
+
+
+class _Sessions:
+    """The sessions of all desks: each keeps its model in memory."""
+
+    def holds(self) -> bool:
+        return bool(_recorded())
+
+    def let_go(self) -> None:
+        with _LOOKING:
+            for found in _DESKS.values():
+                found.session = None
+
+
+jobs.tell(_Sessions())
+
+
+def _size(model: str, given: tuple[int, int]) -> tuple[int, int]:
     from deadheat.pipelines import known_model
 
     if known := known_model(model):
         return known.size
-    scale = min(1.0, UNKNOWN_SIDE / max(picture.size))
-    return tuple(max(64, round(side * scale / 64) * 64) for side in picture.size)
+    scale = min(1.0, UNKNOWN_SIDE / max(given))
+    width, height = (max(64, round(side * scale / 64) * 64) for side in given)
+    return width, height

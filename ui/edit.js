@@ -70,7 +70,7 @@ function choose(name) {
 one(".de-brush").addEventListener("click", () => choose("brush"));
 one(".de-eraser").addEventListener("click", () => choose("eraser"));
 one(".de-redo").addEventListener("click", () => { const last = strokes.pop(); if (last) { ink.putImageData(last, 0, 0); estimate(); ask(); } });
-one(".de-clear").addEventListener("click", () => { remember(); ink.clearRect(0, 0, mask.width, mask.height); estimate(); });
+one(".de-clear").addEventListener("click", () => { remember(); ink.clearRect(0, 0, mask.width, mask.height); estimate(); ask(); });
 fill(one(".de-colours"), ...COLOURS.map((c, n) => {
   const button = make("button", ""); button.type = "button";
   button.style.setProperty("--ink", c); button.setAttribute("aria-label", "colour " + c); button.setAttribute("aria-pressed", n === 0);
@@ -127,15 +127,20 @@ function ask() {
   clearTimeout(wait);
   const mine = ++asked;
   if (!shown || !Number(root.dataset.painted)) return;
-  wait = setTimeout(async () => {
+  const tell = async (tries) => {
     let told = {};
     try { told = await server.cover([{ desk: desk(), painted: paper() }, current ? current[3] : null]); } catch { return; }
-    if (mine !== asked || !told || told.active === undefined) return;
+    if (mine !== asked || !told) return;
+    if (told.active === undefined) {   // somebody else has the model: ask again, not for ever
+      if (tries) wait = setTimeout(tell, 1000, tries - 1);
+      return;
+    }
     if (told.cell && told.cell !== CELL) { CELL = told.cell; estimate(); }
     const last = one(".de-share"), text = last.textContent.split(" painted, ")[0];
     const expected = told.lane === "dense" ? "so much that the dense edit is faster, and will run" : `expected ${told.speedup.toFixed(1)}x as fast as dense`;
     say(make("b", "", text), " painted, ", make("b", "", percent(told.active)), " of the picture computed: ", make("b", "", expected), told.recorded || told.lane === "dense" ? "." : ". The first edit records the picture, once.");
-  }, 150);
+  };
+  wait = setTimeout(tell, 150, 20);
 }
 
 // -- the pictures ------------------------------------------------------------------------------------------------
@@ -151,15 +156,20 @@ function load(src, marks) {
     image.onload = () => { if (mine === shown) { ink.drawImage(image, 0, 0); estimate(); ask(); } };
     image.src = marks;
   }
-  estimate();
+  estimate(); ask();
 }
 function flip() {
   if (!shown || !shown.before) return;
   before = !before;
-  one(".de-pic").src = before ? shown.before : shown.picture;
+  one(".de-pic").src = one(".de-save").href = before ? shown.before : shown.picture;
   one(".de-before").setAttribute("aria-pressed", before);
 }
 one(".de-before").addEventListener("click", flip);
+// what is painted now; right after an edit, what had been painted for it
+one(".de-savepaint").addEventListener("click", (e) => {
+  const href = paper() || (shown && shown.painting) || "";
+  if (href) e.currentTarget.href = href; else { e.preventDefault(); fill(one(".dh-warnings"), warn("Nothing is painted yet.")); }
+});
 one(".de-go").addEventListener("click", () => { const go = document.querySelector("#edit-go"); if (go) go.click(); });
 one(".de-undo").addEventListener("click", () => trigger("undo", {}));
 const figures = {};

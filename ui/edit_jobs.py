@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .desks import Desk, read_painting
+from .desks import Desk, make_room, read_painting
 from .edit_settings import EditSettings
 from .edit_view import edit_page
 from .jobs import Job, model
@@ -106,12 +106,16 @@ class EditJob(Job):
         self._news.put(self.progress.page("loading the model"))
         pipe = model(self.settings.model)
         self._check()
-        session = self.desk.session_for(pipe, self.settings)
-        given = _given(self.settings, self.desk)
-        self._size = self.desk.size
-        self._pipe = session.pipe
-        done = _done(session, given, self.settings.rounds, self._look)
-        self.desk.add(done.kept.image, _said(done.kept), self.settings.paper_parts()[1])
+        make_room(self.desk)
+        with self.desk.busy:
+            session = self.desk.session_for(pipe, self.settings)
+            given = _given(self.settings, self.desk)
+            self._size = self.desk.size
+            self._pipe = session.pipe
+            done = _done(session, given, self.settings.rounds, self._look)
+            self._check()  # whoever pressed Stop during the last step was told that nothing changed
+            session.keep(done.kept)
+            self.desk.add(done.kept.image, _said(done.kept), self.settings.paper_parts()[1])
         return done
 
     def _look(self, event: Any) -> None:
@@ -120,15 +124,39 @@ class EditJob(Job):
             self._news.put(self.progress.after(event, self._pipe, self._size))
 
 
-def made(pipe: Any, settings: EditSettings, files: tuple[str | None, str | None], *, dense: bool) -> Any:
-    """Make one edit of a picture and a mask that were uploaded.
+@dataclass(eq=False)
+class FileJob(Job):
+    """One edit of a picture and a mask that a program handed in; nobody watches its pictures.
+
+    Attributes:
+        settings: what was asked for.
+        files: the picture and the mask.
+        sparse: whether the sparse edit was asked for.
+    """
+
+    settings: EditSettings  # type: ignore[assignment]
+    files: tuple[Any, Any] = (None, None)
+    sparse: bool = False
+
+    def _plan(self) -> Any:
+        return EditProgress(0)
+
+    def _work(self) -> Any:
+        return made(model(self.settings.model), self.settings, self.files, sparse=self.sparse, watch=self._look)
+
+    def _look(self, _: Any) -> None:
+        self._check()
+
+
+def uploaded(settings: EditSettings, files: tuple[str | None, str | None]) -> tuple[Any, Any]:
+    """Return the picture and the mask that were uploaded.
 
     Raises:
-        DeadheatError: a file that cannot be used, or an edit that cannot be made.
+        InputError: a file that cannot be used.
     """
     from deadheat.measure import mask_picture, open_picture
 
-    from deadheat import EditSession, InputError
+    from deadheat import InputError
 
     if settings.mode == "stroke":
         raise InputError("mode is 'stroke', which wants a painted canvas; here take prompt or inpaint")
@@ -136,9 +164,29 @@ def made(pipe: Any, settings: EditSettings, files: tuple[str | None, str | None]
         if not file:
             raise InputError(f"there is no {name}; upload one")
     image, mask = (open_picture(str(file), f"the {name}") for name, file in zip(("image", "mask"), files, strict=True))
-    session = EditSession(pipe, image.convert("RGB"), **settings.session())
-    how, strength = settings.mode, settings.strength
-    return session.edit(mask_picture(mask), settings.prompt, mode=how, strength=strength, dense=dense)
+    return image.convert("RGB"), mask_picture(mask)
+
+
+def made(pipe: Any, settings: EditSettings, files: tuple[Any, Any], *, sparse: bool, watch: Any = None) -> Any:
+    """Make one edit of a picture with a mask.
+
+    Raises:
+        DeadheatError: a picture that this model cannot take, or an edit that cannot be made.
+    """
+    from deadheat.measure import edit_once, usual_size
+
+    from deadheat import EditSession, InputError
+
+    image, mask = files
+    height, width = usual_size(pipe)
+    if image.width * image.height > height * width:
+        raise InputError(
+            f"the image has {image.width} x {image.height} pixels, but {settings.model} draws {width} x {height}: "
+            "scale the image and its mask down to that size"
+        )
+    session = EditSession(pipe, image, **settings.session())
+    how = {"mode": settings.mode, "strength": settings.strength}
+    return edit_once(session, mask, settings.prompt, sparse=sparse, watch=watch, **how)
 
 
 def _given(settings: EditSettings, desk: Desk) -> dict[str, Any]:
@@ -162,9 +210,9 @@ def _done(session: Any, given: dict[str, Any], rounds: int, watch: Any) -> Done:
     compared, recorded = None, 0.0
     if session.cover(given["mask"]).lane == "sparse":
         recorded = session.prepare(1.0 if given["mode"] == "inpaint" else given["strength"], watch)
-        if rounds:
+        if rounds and session.cover(given["mask"]).lane == "sparse":  # what is beyond the budget runs dense
             compared = session.compare(**given, repeats=rounds, watch=watch)
-    return Done(session.edit(**given, watch=watch), compared, session.pipe, recorded)
+    return Done(session.edit(**given, keep=False, watch=watch), compared, session.pipe, recorded)
 
 
 def _said(edit: Any) -> str:

@@ -160,7 +160,7 @@ def _wire(left: Panel, stage: gr.HTML, code: gr.Code) -> None:
 
 def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Make an edit and tell the page how it goes."""
-    owner = str(request.session_hash)
+    owner = _owner(request)
     job: EditJob | None = None
     try:
         settings = checked(EditSettings(*values))
@@ -183,12 +183,17 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     yield (page, page["snippet"], *_at_rest())
 
 
+def _owner(request: gr.Request) -> str:
+    """Return what a visitor is called here: their runs on the other pages are none of this page's."""
+    return f"{request.session_hash}/edit"
+
+
 def _at_rest() -> tuple[Any, Any]:
     return gr.update(interactive=True, value="Edit"), gr.update(interactive=False)
 
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
-    run = jobs.stop(str(request.session_hash))
+    run = jobs.stop(_owner(request))
     return ({"kind": "stopped", "said": "Stopped. The picture is as it was.", "run": run}, gr.skip(), *_at_rest())
 
 
@@ -228,7 +233,7 @@ def _dropped(model: str, request: gr.Request, event: gr.EventData) -> tuple[Any,
 
 def _placed(request: gr.Request, read: Any, model: str) -> tuple[Any, Any]:
     """Put a picture on the visitor's desk; what cannot be one is said above the picture that was there."""
-    owner = str(request.session_hash)
+    owner = _owner(request)
     jobs.stop(owner)
     try:
         picture, shows = read()
@@ -240,11 +245,11 @@ def _placed(request: gr.Request, read: Any, model: str) -> tuple[Any, Any]:
 
 def _back(request: gr.Request, event: gr.EventData) -> Any:
     """Go back to a picture of the past, by its number; the one before the last by default."""
-    found = desks.of(str(request.session_hash))
+    found = desks.of(_owner(request))
     if found is None or len(found.past) < 2:
         return stopped("There is no edit to take back.", None)
     to = (event._data or {}).get("to")
-    jobs.stop(str(request.session_hash))
+    jobs.stop(_owner(request))
     painted = found.back(to if isinstance(to, int) and not isinstance(to, bool) else len(found.past) - 2)
     return found.page(painted)
 

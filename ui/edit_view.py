@@ -10,6 +10,7 @@ from .progress import data_url
 from .view import hardware_text, psnr_text
 from .words import seconds_text, size_text
 
+FILES = {"picture": "deadheat-picture.png", "painting": "deadheat-painting.png"}  # as edit.html saves them
 NOTES = {
     "speed": "Median seconds of the dense edit over those of the sparse one, wall clock, measured in turns.",
     "active": "The part of the picture for which the network ran: the painting, grown a little, in whole cells.",
@@ -30,6 +31,7 @@ def edit_page(done: Any, settings: EditSettings, desk: Desk) -> dict[str, Any]:
         "picture": desk.past[-1].url,
         "before": before.url,
         "painted": "",
+        "painting": before.painted,
         "lanes": lanes(done),
         "cards": cards(done),
         "warnings": [{"text": text, "loud": False} for text in told(done)],
@@ -42,7 +44,7 @@ def edit_page(done: Any, settings: EditSettings, desk: Desk) -> dict[str, Any]:
 def recorded(page: dict[str, Any], painted: str) -> dict[str, Any]:
     """Return the page as a visitor finds it before the first edit: the picture before, with what is painted on it."""
     day = date.today()
-    first = {"picture": page["before"], "painted": painted, "desk": "", "history": page["history"][:1]}
+    first = {"picture": page["before"], "painted": painted, "painting": "", "desk": "", "history": page["history"][:1]}
     return {**page, **first, "badge": f"recorded on {day.day} {day:%B %Y}", "key": None}
 
 
@@ -174,23 +176,27 @@ def notes(done: Any, settings: EditSettings) -> list[str]:
 
 
 def snippet(settings: EditSettings) -> str:
-    """Return code that makes the edit."""
-    stroke = ['    painted=Image.open("painted.png"),'] if settings.mode == "stroke" else []
+    """Return code that makes the edit, from what the page can save."""
+    stroke = settings.mode == "stroke"
+    strokes = ['painted = Image.alpha_composite(picture.convert("RGBA"), painting).convert("RGB")']
     return "\n".join(
         [
             "from PIL import Image",
             "",
             "from deadheat import EditSession, load",
             "",
+            f'picture = Image.open("{FILES["picture"]}").convert("RGB")  # Show before, Save picture',
+            f'painting = Image.open("{FILES["painting"]}").convert("RGBA")  # Save painting',
+            *(strokes if stroke else []),
             f"pipe = load({settings.model!r})",
             "session = EditSession(",
-            f'    pipe, Image.open("picture.png"), prompt={settings.shows!r}, steps={settings.steps},',
+            f"    pipe, picture, prompt={settings.shows!r}, steps={settings.steps},",
             f"    guidance={settings.guidance:g}, seed={settings.seed},",
             ")",
             "edit = session.edit(",
-            f'    Image.open("mask.png"), {settings.prompt!r},',
+            f'    painting.getchannel("A"), {settings.prompt!r},',
             f"    mode={settings.mode!r}, strength={settings.strength:g},",
-            *stroke,
+            *(["    painted=painted,"] if stroke else []),
             ")  # edit.image; outside the mask it is the picture, bit for bit",
         ]
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .progress import Progress
 from .settings import Settings
@@ -20,7 +20,19 @@ _ONE_LOADS = threading.Lock()  # while transformers builds a model, it builds th
 _LOADED: dict[str, Any] = {}
 _JOBS: dict[str, "Job"] = {}
 _NUMBERS = itertools.count(1)
+_HOLDERS: list["Holder"] = []
 AnyJob = TypeVar("AnyJob", bound="Job")
+
+
+class Holder(Protocol):
+    """Whoever keeps what belongs to the loaded model."""
+
+    def holds(self) -> bool:
+        """Tell whether there is anything that somebody would miss."""
+
+    def let_go(self) -> None:
+        """Let go of all of it, for another model is about to be loaded."""
+
 
 log = logging.getLogger("deadheat.app")
 
@@ -35,9 +47,21 @@ def model(name: str) -> Any:
 
     with _ONE_LOADS:
         if name not in _LOADED:
+            for holder in _HOLDERS:
+                holder.let_go()
             _LOADED.clear()
             _LOADED[name] = load(name)
         return _LOADED[name]
+
+
+def tell(holder: "Holder") -> None:
+    """Tell somebody from now on before another model loads."""
+    _HOLDERS.append(holder)
+
+
+def free(name: str) -> bool:
+    """Tell whether a model is there, or can be loaded without anybody's losing anything."""
+    return name in _LOADED or not any(holder.holds() for holder in _HOLDERS)
 
 
 def warm_up(name: str = "pocket-dit") -> None:
@@ -46,7 +70,8 @@ def warm_up(name: str = "pocket-dit") -> None:
 
     with _ONE_AT_A_TIME:
         try:
-            model(name)
+            if free(name):
+                model(name)
         except DeadheatError as error:
             log.warning("the pocket model could not be loaded: %s", error)
 
@@ -153,13 +178,6 @@ def begin(owner: str, make: Callable[[], AnyJob]) -> AnyJob:
     stop(owner)
     job = _JOBS[owner] = make()
     return job
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Have the model to oneself, when it is one's turn."""
-    with _ONE_AT_A_TIME:
-        yield
 
 
 @contextmanager

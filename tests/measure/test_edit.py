@@ -1,12 +1,20 @@
 """Edits of a picture: nothing outside the mask changes, full and empty masks, undo, budgets, and bad input."""
 
+import gc
+import json
+import weakref
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from deadheat.measure import EditSession, edit
 from deadheat.measure.edit_cost import Cost
-from deadheat.measure.edit_inputs import cells, pixels
+from deadheat.measure.edit_engine import Engine
+from deadheat.measure.edit_inputs import cells, pixels, read_picture
 from deadheat.pipelines import Cancelled, InputError, UnsupportedError, for_task, load
+from deadheat.pipelines.undo import Undo
+from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
 
 from ..families import FAMILIES, leftovers
@@ -145,7 +153,7 @@ def test_memory_stays_within_the_budget(pipe, store: str):
     tight = begun(pipe, store=store, budget_bytes=1000)
     made = tight.edit(square(), "a blue ball", keep=False)
     assert made.lane == "dense"
-    assert "raise budget_bytes" in made.reason
+    assert "give more as budget_bytes" in made.reason
     assert tight.memory <= 1000
 
 
@@ -162,6 +170,129 @@ def test_strokes_inpainting_and_prompts(pipe):
     for nth, made in enumerate(drawn):
         assert made.lane == "sparse"
         assert not torch.equal(made.image, drawn[nth - 1].image)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "first", "second"),
+    [
+        ("pocket-unet", 0.8, (slice(8, 48), slice(44, 84)), (slice(8, 48), slice(88, 104))),
+        ("pocket-dit", 1.0, (slice(8, 36), slice(52, 80)), (slice(16, 26), slice(60, 70))),
+    ],
+)
+def test_the_second_edit_knows_the_first(name: str, strength: float, first, second, monkeypatch):
+    pipe, prompt = load(name, device="cpu"), "a cat above a mushroom on a striped purple background"
+    fox = read_picture(Image.open(Path(__file__).parents[2] / "assets" / "recorded" / "edit" / "fox.png"), 8)
+    masks = [torch.zeros(128, 128, dtype=torch.bool) for _ in range(2)]
+    masks[0][first] = masks[1][second] = True
+    settings = {"prompt": "a fox above a mushroom on a striped teal background", "steps": 8, "store": "float32"}
+
+    def both():
+        session = EditSession(pipe, fox, **settings)
+        session.edit(masks[0], prompt, strength=strength)
+        made = session.edit(masks[1], prompt, strength=strength, keep=False)
+        assert (made.lane, made.stages["record"]) == ("sparse", 0.0)
+        return made
+
+    made = both()
+    scratch = EditSession(pipe, made.base, **settings).edit(masks[1], prompt, strength=strength)
+    monkeypatch.setattr(Engine, "learn", lambda *_: Undo((), 0))
+    ignorant = both()
+    off, without = ((one.image - scratch.image)[:, scratch.mask].abs().mean() for one in (made, ignorant))
+    assert off < 0.03, (off, without)
+    assert off < without / 2, (off, without)
+
+
+def test_recordings_that_are_gone_are_not_held(pipe):
+    session = begun(pipe)
+    session.edit(square(), "a blue ball", strength=0.5)
+    old = [weakref.ref(notes) for notes in session._engine.recording._levels.values()]
+    assert old
+    session.edit(square(0, 40), "a blue ball", strength=1.0)  # recorded again
+    gc.collect()
+    assert [notes() for notes in old] == [None] * len(old)
+    engine = weakref.ref(session._engine)
+    session.edit(square(40, 0), "a blue ball", dense=True)
+    gc.collect()
+    assert engine() is None
+    assert session.memory == 0
+
+
+def test_what_takes_edits_back_counts_and_is_bounded(pipe):
+    session = begun(pipe)
+    session.edit(square(), "a blue ball", keep=False)
+    alone = session.memory
+    session.edit(square(), "a blue ball")
+    one = session.memory - alone
+    assert one > 0
+    session.budget_bytes = alone + one + one // 2
+    pictures = [session.image]
+    for left in (0, 40):
+        session.edit(square(0, left), "a blue ball", strength=0.5)
+        pictures.append(session.image)
+        assert session.memory <= session.budget_bytes
+    assert session._undos[0] is None
+    assert session._undos[-1] is not None
+    assert torch.equal(session.undo(), pictures[1])
+    assert session.memory > 0
+    assert torch.equal(session.undo(), pictures[0])
+    assert torch.equal(session.undo(), picture())
+    assert session.memory == 0  # and so it is recorded anew
+    assert session.edit(square(), "a blue ball").stages["record"] > 0
+
+
+def test_an_edit_can_be_kept_later(pipe):
+    session = begun(pipe)
+    one, other = (session.edit(square(), text, keep=False) for text in ("a blue ball", "a cone"))
+    assert session.history == []
+    session.keep(other)
+    assert session.history == [other]
+    assert session.image is other.image
+    assert other.drawn is None
+    with pytest.raises(InputError, match="of a picture before"):
+        session.keep(one)
+    assert torch.equal(session.undo(), picture())
+    stale = session.edit(square(), "a blue ball", strength=0.5, keep=False)
+    session.prepare(1.0)
+    session.keep(stale)  # what it read from is gone: nothing of it goes into the recording
+    assert session.memory == 0
+
+
+def test_networks_that_are_given_the_mask_are_edited_dense_and_right():
+    nine = FAMILIES["sd15"].build()
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_config(nine.unet.config, in_channels=9).eval()
+    pipe = StableDiffusionInpaintPipeline(**nine.components | {"unet": unet}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    session = begun(pipe)
+    made = session.edit(square(), "a blue ball", strength=0.5)
+    assert made.lane == "dense"
+    assert "its network is given the mask" in made.reason
+    ordinary = pipe(
+        "a blue ball",
+        image=picture()[None],
+        mask_image=made.mask[None, None].float(),
+        height=64,
+        width=64,
+        strength=0.5,
+        num_inference_steps=STEPS,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images[0]
+    assert torch.equal(made.image, torch.where(made.mask, ordinary, picture()))
+    once = edit(pipe, picture(), square(), "a blue ball", steps=STEPS, strength=0.5, guidance=4.0, sparse=True)
+    assert "its network is given the mask" in once.reason
+
+
+def test_strokes_are_their_own_mask(pipe):
+    session, painted = begun(pipe), picture()
+    painted[1, square()] = 1 - painted[1, square()].round()
+    painted[0] = (painted[0] + 0.01).clamp(max=1)  # no more than rounding might do
+    made = session.edit(None, "a blue ball", mode="stroke", painted=painted, keep=False)
+    given = session.edit(square(), "a blue ball", mode="stroke", painted=painted, keep=False)
+    assert torch.equal(made.mask, given.mask)
+    assert torch.equal(session.cover(None, painted).mask, given.mask)
+    assert session.edit(None, "a ball", mode="stroke", painted=session.image).lane == "none"
 
 
 def test_scattered_masks(pipe):
@@ -198,6 +329,8 @@ def test_compare(pipe):
     assert result.outside == float("inf")
     assert result.first_seconds > result.sparse.seconds > 0
     assert result.to_dict()["speedup"] == result.speedup > 0
+    assert result.to_dict()["outside"] is None
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_cover_is_told_before_anything_runs(pipe):
@@ -229,6 +362,10 @@ def test_a_transformer_edits_by_its_tokens():
 def test_one_edit_and_a_generated_picture(pipe):
     made = edit(pipe, picture(), square(), "a blue ball", steps=STEPS, strength=0.5, guidance=4.0)
     assert made.lane == "dense"
+    assert "one edit does not repay" in made.reason
+    asked = edit(pipe, picture(), square(), "a blue ball", steps=STEPS, strength=0.5, guidance=4.0, sparse=True)
+    assert asked.lane == "sparse"
+    assert asked.drawn is None
     session = EditSession.generated(pipe, prompt="a red cube", steps=2, guidance=4.0)
     assert session.image.shape == (3, 64, 64)
 
@@ -282,6 +419,28 @@ def test_bad_masks_and_settings(pipe):
         EditSession(pipe, picture(), steps=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"every": 0}, "every is 0, not a whole number between 1 and"),
+        ({"store": "int8"}, "store is 'int8', not one of float16, bfloat16, float32"),
+        ({"grow": -1}, "grow is -1, not a whole number between 0 and"),
+        ({"grow": 1.5}, "grow is 1.5"),
+        ({"seed": "a"}, "seed is 'a', not a whole number"),
+        ({"budget_bytes": -1}, "budget_bytes is -1"),
+        ({"negative": 3}, "negative is 3, not a text"),
+    ],
+)
+def test_bad_settings_of_a_session(pipe, settings, said: str):
+    with pytest.raises(InputError, match=said):
+        EditSession(pipe, picture(), **settings)
+
+
+def test_pixart_is_told_what_there_is_instead():
+    with pytest.raises(UnsupportedError, match="the accelerator sparse-edit works while it draws one"):
+        EditSession(FAMILIES["pixart"].build(), picture())
+
+
 @pytest.mark.parametrize("name", ["wan", "pixart", "lumina2"])
 def test_pipelines_that_cannot_start_from_a_picture(name: str):
     with pytest.raises(UnsupportedError, match="take "):
@@ -293,6 +452,9 @@ def test_pil_pictures_and_masks(pipe):
     mask = Image.fromarray(square().byte().numpy() * 255)
     session = EditSession(pipe, image, steps=STEPS, guidance=4.0)
     assert torch.equal(session.cover(mask).mask, session.cover(square()).mask)
+    clear = Image.new("RGBA", mask.size)
+    clear.putalpha(mask)  # black, and opaque where it may change
+    assert torch.equal(session.cover(clear).mask, session.cover(square()).mask)
 
 
 def test_a_stronger_edit_records_again_and_undo_still_is_exact(pipe):

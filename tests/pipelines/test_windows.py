@@ -7,6 +7,7 @@ import pytest
 import torch
 from deadheat.pipelines import Box, Windows, boxes_around, patched, unwindowed
 from deadheat.pipelines.tape import Tape, hooked
+from deadheat.pipelines.windows import TooLarge
 from torch import nn
 
 from ..families import FAMILIES
@@ -148,6 +149,40 @@ def test_boxes_around():
     assert len(boxes_around(active)) == 3
     assert boxes_around(active, most=1) == [Box(1, 1, 15, 15)]
     assert boxes_around(torch.ones(3, 3, dtype=torch.bool)) == [Box(0, 0, 3, 3)]
+
+
+def test_a_dotted_mask_is_covered_without_looking_at_every_pair(monkeypatch):
+    dots, joined, counted = torch.zeros(64, 64, dtype=torch.bool), Box.joined, []
+    dots[::3, ::3] = True
+
+    def count(box, other):
+        counted.append(1)
+        return joined(box, other)
+
+    monkeypatch.setattr(Box, "joined", count)
+    for most in (1, 3):
+        boxes = boxes_around(dots, most=most)
+        assert len(boxes) <= most
+        left = dots.clone()
+        for box in boxes:
+            box.of(left).fill_(False)
+        assert not left.any()
+    assert len(counted) < 10_000  # all pairs of 484 dots, again and again: 19 million
+
+
+def test_notes_beyond_what_they_may_be_stop_the_run():
+    vae, z = FAMILIES["sd15"].build().vae, torch.randn(1, 4, 8, 8)
+    windows, ran = Windows(vae.decoder), []
+    handle = vae.decoder.conv_out.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        _, notes = windows.noted(lambda: vae.decoder(z), most=10**9)
+        windows.noted(lambda: vae.decoder(z), most=notes.nbytes)
+        assert len(ran) == 2
+        with pytest.raises(TooLarge):
+            windows.noted(lambda: vae.decoder(z), most=notes.nbytes // 2)
+        assert len(ran) == 2
+    handle.remove()
+    assert "forward" not in vars(vae.decoder.conv_in)
 
 
 # ------------------------------------------------------------------------------------------------------------ the tape
