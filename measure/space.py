@@ -3,7 +3,7 @@
 A line is one method, or a sensible combination, with one knob that trades closeness for time. What stands further up
 is tried first. Beside the table: the fitted cache, calibrated on the spot, with every number of calls, alone and with
 less guidance; LeMiCa with the same masks; the guidance adapter where a model has one, alone and under a fitted cache
-that was calibrated with it; plainly fewer steps; and every preset of the model.
+that was calibrated with it; plainly fewer steps; and every preset of the model. What serves editing is left out.
 """
 
 from collections.abc import Callable

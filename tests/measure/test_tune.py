@@ -290,7 +290,8 @@ def test_the_space_is_what_fits(on):
     assert asked == ["plain"] and space.lines[0].name == "fitted-cache" and space.lines[1].name == "fewer-steps"
     used = {a.name for line in space.lines for recipe in line.recipes for a in recipe.accelerators}
     fits = {name for name, cls in ACCELERATORS.items() if cls.supports(tiny) is None}
-    assert used <= fits and fits - used <= {"magcache"}  # whose ratios are of one model
+    editing = {"background-shield", "sparse-cross-attention", "sparse-edit"}
+    assert used <= fits and fits - used <= {"magcache", *editing}  # its ratios are of one model
     assert all(len(sentence.split()) > 4 for sentence in space.left_out.values())
     unguided = search_space(tiny, 12, record, guided=False)
     assert not any("guidance" in line.name for line in unguided.lines)
