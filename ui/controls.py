@@ -136,7 +136,7 @@ def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
         " const said = names.map((k, i) => [k, now[i], usual[i]]).filter(([k, a, b]) => String(a) !== String(b));"
         f" return {json.dumps(chosen)} + (said.length ? ':' + said.map(([k, a]) => k + '=' + a).join(',') : ''); }}"
     )
-    gr.on([w.change for w in made], None, made, part, js=write, **QUIET)
+    gr.on([w.input for w in made], None, made, part, js=write, **QUIET)
 
 
 def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
@@ -163,7 +163,7 @@ def _wire(made: Controls) -> None:
     gr.on([part.change for part in parts], None, parts, made.recipe, js=JOIN, **QUIET)
     gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
     picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
-    made.preset.input(_pick, made.preset, picked, queue=False, **QUIET)
+    made.preset.input(_pick, made.preset, [*picked, *parts], queue=False, **QUIET)
     made.recipe.change(_preset_of, made.recipe, made.preset, queue=False, **QUIET)
 
 
@@ -180,13 +180,14 @@ def _shipped() -> dict[str, str]:
 
 
 def _pick(preset: str) -> list[Any]:
-    """Set both slots as a preset wants them."""
+    """Set both slots, and their parts of the recipe, as a preset wants them."""
     from deadheat import Recipe
 
     if preset not in (known := _shipped()):
-        return [gr.skip()] * 4
+        return [gr.skip()] * 6
     parts = [*Recipe.parse(known[preset]).accelerators, None][:2]
-    return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))]
+    texts = [str(part) if part else "" for part in parts]
+    return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))] + texts
 
 
 def _preset_of(recipe: str) -> str:
