@@ -74,6 +74,14 @@ class GuidanceAdapter(Planned):
             return self.supports(pipe)
         return why_no_adapter(pipe) or misfit(pipe, self.weights)
 
+    def cautions(self, pipe: Any, steps: int) -> list[str]:
+        if self.after == 1:
+            return []
+        return [
+            "it keeps what the prompt asks for, not the picture; for the same one take fewer steps (pocket-dit, 28 "
+            "steps: 1.42x and 20.5 dB of PSNR, where 15 plain ones were 1.73x and kept 33.6 dB)"
+        ]
+
     def reason(self) -> str:
         return "guided by the adapter"
 

@@ -1,5 +1,6 @@
 """What FlashEdit's two training-free parts share: where the edit is, and from where the rest of the picture comes."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -111,6 +112,6 @@ class Shield(Accelerator):
         call.run.acted.add(self.name)
         return out
 
+    @abstractmethod
     def reason(self) -> str:
         """Return what the strip says of a step that ran in the region only."""
-        raise NotImplementedError
