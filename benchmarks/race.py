@@ -65,7 +65,10 @@ def race(
 
 
 class _Told:
-    """Says when another phase begins: once nothing is timed any more, the machine may do other things again."""
+    """Says when another phase begins: once nothing is timed any more, the machine may do other things again.
+
+    The pictures that nobody times are drawn on one thread: a second benchmark may have the other core.
+    """
 
     def __init__(self) -> None:
         self.phase = ""
@@ -74,6 +77,8 @@ class _Told:
         if event.phase != self.phase:
             self.phase = event.phase
             print(f"{datetime.now(UTC):%H:%M:%S} {event.phase}", flush=True)
+            if event.phase == "more prompts":
+                torch.set_num_threads(1)
 
 
 def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
