@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 
 from .knobs import knob
 from .output_cache import PLACES, OutputCache
-from .predictors import binomial_weights, damped_weights, lagrange_weights, taylor_weights
+from .predictors import WEIGHTS, weights_of
 from .schedules import periodic
 
 SINCE = ("warmup", "start")
-WEIGHTS = ("lagrange", "binomial", "taylor", "damped")
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,9 @@ class ABCache(OutputCache):
     which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). For comparison there
     are TaylorSeer's differences for derivatives (``"taylor"``), and a polynomial that is held beyond ``horizon`` times
     the last distance (``"damped"``). Order 1 repeats the last output, order 2 continues a line. ``place="stack"``
-    does so with what the transformer blocks add to their input. ``since="start"`` computes the multiples of ``every``
-    behind the warm-up, as the authors do, who also skip the last step. ``every=1`` computes everything.
+    does so with what the transformer blocks add to their input, all but the ``first`` and ``last`` of them.
+    ``since="start"`` computes the multiples of ``every`` behind the warm-up, as the authors do, who also
+    skip the last step. ``every=1`` computes everything.
 
     >>> ABCache(every=3).computed(14), ABCache(every=3, since="start").computed(14)
     ((0, 1, 2, 3, 4, 7, 10, 13), (0, 1, 2, 3, 6, 9, 12, 13))
@@ -49,6 +49,8 @@ class ABCache(OutputCache):
     weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
     horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
     place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
+    first: int = knob(0, "first blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
+    last: int = knob(0, "last blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
     feed_back: bool = knob(False, "count a prediction as a past output, as if it had been computed")
 
     @property
@@ -62,15 +64,7 @@ class ABCache(OutputCache):
         return periodic(step, steps, self.every, warmup, since=0 if self.since == "start" else warmup)
 
     def weights_at(self, nodes: list[float], where: float) -> tuple[float, ...]:
-        match self.weights:
-            case "binomial":
-                return binomial_weights(len(nodes))[::-1]
-            case "taylor":
-                return taylor_weights(nodes, where)
-            case "damped":
-                return damped_weights(nodes, where, self.horizon)
-            case _:
-                return lagrange_weights(nodes, where)
+        return weights_of(self.weights, nodes, where, self.horizon)
 
     def reason(self) -> str:
         return f"order {self.order}, every {self.every}"

@@ -1,4 +1,4 @@
-"""EasyCache: runtime-adaptive caching without calibration (Zhou et al. 2025, https://arxiv.org/abs/2507.02860)."""
+"""EasyCache, and LazyCache's rule: adaptive caching without calibration (Zhou et al. 2025, arXiv:2507.02860)."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..pipelines import Call
+from ..pipelines import Call, guidance_scale
 from .knobs import knob
 from .output_cache import Memory, OutputCache, Rule
 from .schedules import Threshold, read_mask, stretched
@@ -29,6 +29,9 @@ class EasyCache(OutputCache):
     run in any case, and the threshold decides between them only (mask, then threshold). ``threshold=0`` computes
     everything.
 
+    With ``judges="guided"`` v is the guided prediction u + w (c - u), guidance scale w: the rule that ComfyUI users
+    know as LazyCache. (What it skips is the same here: both halves.)
+
     >>> EasyCache(warmup=4).computes(3, 28), EasyCache(warmup=4).computes(4, 28)
     (True, False)
     """
@@ -46,6 +49,7 @@ class EasyCache(OutputCache):
     mask: str = knob("", "steps that run in any case, as in '0-3 6 9'; the threshold decides between them")
     of: int = knob(28, "how many steps the mask was made for", low=2, high=1000, unit="steps")
     fill: str = knob("line", "what a skipped step gets", choices=("line", "reuse", "residual"))
+    judges: str = knob("conditional", "which output decides: guided is LazyCache", choices=("conditional", "guided"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +96,7 @@ class _Moved(Rule):
     step: int = -1
     runs: bool = True
     rate: float = inf
+    learnt: int = -1  # the step learnt of last
 
     def computes(self, call: Call) -> bool:
         if call.step != self.step:  # the first call of a step decides for the others
@@ -108,13 +113,29 @@ class _Moved(Rule):
         return self.rate * _mean(x - self.memory["latents"]) / size if size else inf
 
     def learn(self, call: Call, out: Tensor) -> None:
-        if "cond" not in call.branches:
+        if call.step != self.learnt:
+            self.learnt = call.step
+            for name in ("at", "output"):
+                if name in self.memory:
+                    self.memory[f"{name} before"] = self.memory.pop(name)
+            self.memory.pop("cond", None), self.memory.pop("uncond", None)
+        if (v := self._judged(call, out)) is None:
             return
-        x, v = _conditional(call, _tensor(call.latents)), _conditional(call, out)
-        if "output" in self.memory:
-            way = _mean(x - self.memory["at"])
-            self.rate = _mean(v - self.memory["output"]) / way if way else inf
+        x = _conditional(call, _tensor(call.latents))
+        if "output before" in self.memory:
+            way = _mean(x - self.memory["at before"])
+            self.rate = _mean(v - self.memory["output before"]) / way if way else inf
         self.memory.update(at=x, output=v)
+
+    def _judged(self, call: Call, out: Tensor) -> Tensor | None:
+        """Return the output that decides, as far as this step has given it; None if nothing has yet."""
+        if self.cache.judges == "conditional":
+            return _conditional(call, out) if "cond" in call.branches else None
+        self.memory.update(zip(call.branches, out.chunk(len(call.branches)), strict=True))
+        cond, uncond = self.memory.get("cond"), self.memory.get("uncond")
+        if cond is None or uncond is None:
+            return cond
+        return uncond + guidance_scale(call.run.pipe) * (cond - uncond)
 
 
 def _conditional(call: Call, batch: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from .knobs import knob
 from .output_cache import PLACES, MaskedCache
+from .predictors import WEIGHTS, weights_of
 from .schedules import read_mask
 
 
@@ -38,11 +39,18 @@ class LeMiCa(MaskedCache):
     of: int = knob(50, "how many steps the mask was made for", low=2, high=1000, unit="steps")
     order: int = knob(2, "how many past outputs predict a skipped one", low=1, high=5, unit="outputs")
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
+    weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
+    horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
     place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
+    first: int = knob(0, "first blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
+    last: int = knob(0, "last blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         read_mask(self.mask, self.of)
+
+    def weights_at(self, nodes: list[float], where: float) -> tuple[float, ...]:
+        return weights_of(self.weights, nodes, where, self.horizon)
 
     def reason(self) -> str:
         return f"not in the mask; order {self.order}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..pipelines import Action, Around, Call, Link, Network, Stage, UnsupportedError, around_stack
+from ..pipelines import Action, Around, Call, KnobError, Link, Network, Stage, UnsupportedError, around_stack
 from .base import Accelerator
 from .predictors import combine, lagrange_weights
 from .schedules import read_mask, stretched
@@ -56,18 +56,22 @@ class OutputCache(Accelerator):
         axis: "sigma" or "index", along what they are continued.
         place: "output" of the denoiser; or "stack": of its blocks, what they add to their input. Everything before
             and behind the blocks then runs at every step.
+        first, last: at the stack, how many blocks at either end run at every step.
         feeds_back: whether a prediction counts as a past output.
     """
 
     order: int
     axis: str
     place = "output"
+    first = last = 0
     feeds_back = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.place == "stack":  # the knob decides which seat is taken
             object.__setattr__(self, "seat", "block stack")
+        elif self.first or self.last:
+            raise KnobError(f"{self}: first and last are blocks of the stack: they need place=stack")
 
     @abstractmethod
     def computes(self, step: int, steps: int) -> bool:
@@ -112,7 +116,7 @@ class OutputCache(Accelerator):
                 f"{self} stands at the transformer blocks, and those of {stage.family.name} are not described: "
                 "a cache of the denoiser's output (ab-cache, lemica with place=output) works there"
             )
-        return around_stack(stage, lambda link: Recollection(self, link))
+        return around_stack(stage, lambda link: Recollection(self, link), self.first, self.last)
 
     def _start(self, link: Link) -> Around:
         recollection = Recollection(self, link)

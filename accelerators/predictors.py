@@ -65,6 +65,26 @@ def damped_weights(nodes: Sequence[float], where: float, horizon: float) -> tupl
     return lagrange_weights(nodes, last + min(where - last, reach, key=abs))
 
 
+WEIGHTS = ("lagrange", "binomial", "taylor", "damped")
+
+
+def weights_of(kind: str, nodes: Sequence[float], where: float, horizon: float) -> tuple[float, ...]:
+    """Return the weights of the values at *nodes*, oldest first, by one of the rules above; damped needs a horizon.
+
+    >>> weights_of("binomial", [0.0, 1.0], 2.0, horizon=2.0)
+    (-1, 2)
+    """
+    match kind:
+        case "binomial":
+            return binomial_weights(len(nodes))[::-1]
+        case "taylor":
+            return taylor_weights(nodes, where)
+        case "damped":
+            return damped_weights(nodes, where, horizon)
+        case _:
+            return lagrange_weights(nodes, where)
+
+
 def combine(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     """Return the weighted sum, in float32 where the values are half precision: the weights cancel each other."""
     if len(values) == 1:

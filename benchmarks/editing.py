@@ -1,11 +1,13 @@
 """Edits of a part of a picture, sparse against dense, interleaved in one process.
 
     python -m benchmarks.editing [pocket-unet] [--rounds 5] [--areas 0.3 1.2 5 15 40 100] [--out benchmarks/results]
+    python -m benchmarks.editing --size 256
     python -m benchmarks.editing sd15 --steps 4 --rounds 2 --areas 1.2 15
 
-Writes `editing-MODEL.json`: for each area the seconds of every round of the dense and of the second sparse edit, those
-of the first sparse edit with its recording, and the difference inside and outside the mask. `sd15` is the UNet and the
-autoencoder of Stable Diffusion 1.5 at 512 x 512 with random weights: it tells seconds, not pictures.
+Writes `editing-MODEL.json`, or `editing-MODEL-SIZE.json` for a picture that was enlarged to that size: for each area
+the seconds of every round of the dense and of the second sparse edit, those of the first sparse edit with its
+recording, and the difference inside and outside the mask. `sd15` is the UNet and the autoencoder of Stable Diffusion
+1.5 at 512 x 512 with random weights: it tells seconds, not pictures.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import torch
 from deadheat.measure import EditSession, environment
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from deadheat import load
@@ -93,6 +96,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--areas", type=float, nargs="+", default=AREAS)
+    parser.add_argument("--size", type=int, help="enlarge the picture to so many pixels a side first")
     parser.add_argument("--budget", type=float, default=4.0, help="GiB for the recording")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
@@ -103,6 +107,8 @@ def main() -> None:
         settings["guidance"] = 7.5
     else:
         image = EditSession.generated(pipe, prompt=PROMPT, steps=arguments.steps).image
+    if arguments.size:
+        image = functional.interpolate(image[None], (arguments.size, arguments.size), mode="bicubic")[0].clamp(0, 1)
     rows = []
     for percent in arguments.areas:
         session = EditSession(pipe, image, prompt=PROMPT, **settings)
@@ -115,7 +121,8 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1).replace("Infinity", "null")
-    (arguments.out / f"editing-{arguments.model}.json").write_text(text + "\n", encoding="utf-8")
+    name = "-".join(filter(None, ("editing", arguments.model, str(arguments.size or ""))))
+    (arguments.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 1. `tune` searches, with its own prompts and within its time.
 2. Its answer draws fresh prompts, one picture at a time.
-3. So does every other setting of the space. After 8 prompts a setting goes no further if it takes half as long again
-   as the answer, or if its mean misses the floor by more than four standard errors: it cannot be the fastest that
-   holds.
+3. So does every other setting of the space, as long as it can still be the fastest that holds: after 3 prompts, and
+   again after 8, it goes no further if it takes longer than the answer by more than their spread; after 8 also if its
+   mean misses the floor by more than four standard errors.
 4. The answer, the baseline, and what held the floor and was about as fast, are timed again, interleaved.
 
 Writes `tune-MODEL.json`, after every setting: the answer, every row, and the two checks that the project asks for: the
@@ -29,8 +29,8 @@ from deadheat.measure.track import Entry, Track
 from deadheat import DeadheatError, load
 from training.denoisers import prompts
 
-FIRST = 8  # prompts after which the hopeless are given up
-SLOW, HOPELESS = 1.5, 4.0  # times the answer's seconds; standard errors
+FIRST, SECOND = 3, 8  # prompts after which the slow and the hopeless are given up
+SLOW, HOPELESS = (1.15, 1.05), 4.0  # times the answer's seconds at first and second; standard errors
 NEAR = 1.2  # times the answer's seconds, up to which settings are timed again
 ROUNDS = 15
 BELOW, ABOVE = 0.5, 1.1  # what the project allows: under the floor, and times the best's seconds
@@ -42,13 +42,15 @@ def held(track: Track, entry: Entry) -> float:
     return track.judged(entry).mean
 
 
-def sweep(track: Track, entry: Entry, cells: Sequence[Cell], most: float) -> bool:
-    """Draw the cells with one setting; returns whether it drew them all."""
+def sweep(track: Track, entry: Entry, cells: Sequence[Cell], answer: float) -> bool:
+    """Draw the cells with one setting, beside an *answer* of so many seconds; returns whether it drew them all."""
     for nth, cell in enumerate(cells):
         track.round([entry], cell)
-        if nth + 1 == FIRST:
+        if nth + 1 == FIRST and entry.median > SLOW[0] * answer:
+            return False
+        if nth + 1 == SECOND:
             so_far = track.judged(entry)
-            if entry.median > most or so_far.mean + HOPELESS * so_far.error < 0:
+            if entry.median > SLOW[1] * answer or so_far.mean + HOPELESS * so_far.error < 0:
                 return False
     return True
 
@@ -115,7 +117,7 @@ def measure_all(found: Tuned, track: Track, cells: Sequence[Cell], out: Path) ->
     complete = []
     for nth, entry in enumerate(entries):
         try:
-            whole = sweep(track, entry, cells, SLOW * answer.median if answer.seconds else float("inf"))
+            whole = sweep(track, entry, cells, answer.median if answer.seconds else float("inf"))
         except (DeadheatError, RuntimeError, ValueError) as error:
             record["rows"].append({"name": entry.name, "line": entry.line, "failed": str(error)})
             continue

@@ -171,6 +171,8 @@ class Race:
             entry.dropped = f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             return None
         self.entries.append(entry)
+        if entry.idle:
+            entry.dropped = f"{' and '.join(entry.idle)} did nothing: the same as without"
         return entry
 
     # -- halving -------------------------------------------------------------------------------------------------

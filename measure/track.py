@@ -61,6 +61,12 @@ class Entry:
         return self.recipe.title or str(self.recipe)
 
     @property
+    def idle(self) -> list[str]:
+        """Names of those parts of a combination that did nothing in the last run."""
+        parts = self.recipe.accelerators if len(self.recipe.accelerators) > 1 else ()
+        return [a.name for a in parts if any(text.startswith(f"{a.name} did nothing") for text in self.warnings)]
+
+    @property
     def median(self) -> float:
         """Median measured seconds."""
         return statistics.median(self.seconds)

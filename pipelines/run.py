@@ -51,6 +51,7 @@ class Run:
         acted: names of the accelerators that saved something.
         idle: why an accelerator had nothing to save, by name, where it knows better than before the run.
         warned: what accelerators have to say about the run, each once.
+        pipe: the pipeline, as long as it runs.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Run:
     acted: set[str] = field(default_factory=set)
     idle: dict[str, str] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
+    pipe: Any = None
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)
 
@@ -91,6 +93,7 @@ class Run:
     def release(self) -> None:
         """Let go of everything the accelerators held: a finished run keeps numbers only."""
         self._held.clear()
+        self.pipe = None
 
 
 def packed(flags: Sequence[bool]) -> str:

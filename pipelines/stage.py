@@ -202,7 +202,7 @@ class Stage:
             self._told = vars(self.pipe).pop("_num_timesteps", None)
             if self.runs and not self.runs[-1].steps:  # the pipeline set its timesteps twice
                 self.runs.pop()
-            self.runs.append(Run())
+            self.runs.append(Run(pipe=self.pipe))
             links: list[Link] = []
             starts = sorted(self._starts, key=operator.itemgetter(0))  # stable: those innermost come last
             for _, owner, _ in starts:

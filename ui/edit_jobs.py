@@ -98,9 +98,7 @@ class EditJob(Job):
         Raises:
             DeadheatError: the edit was stopped, or could not be done.
         """
-        if self.error is not None:
-            raise self.error
-        return edit_page(self.result, self.settings, self.desk)
+        return edit_page(self.outcome(), self.settings, self.desk)
 
     def _work(self) -> Any:
         self._news.put(self.progress.page("loading the model"))

@@ -12,7 +12,7 @@ import gradio as gr
 from . import desks, jobs
 from .edit_jobs import EditJob
 from .edit_settings import START, EditSettings
-from .page import MODEL, PRIVATE, checked, friendly, stopped
+from .page import MODEL, PRIVATE, checked, friendly, last_word
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 
 HERE = Path(__file__).parent
@@ -145,8 +145,8 @@ def cover(asked: Any) -> dict[str, Any]:
 def _wire(left: Panel, stage: gr.HTML, code: gr.Code) -> None:
     shown = [stage, code, left.go, left.stop]
     pressed = [left.go.click, left.fields[1].submit]
-    run = gr.on(pressed, _run, left.fields, shown, validator=_complaints, js=PAPER, **MODEL, **PRIVATE)
-    left.stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
+    gr.on(pressed, _run, left.fields, shown, validator=_complaints, js=PAPER, **MODEL, **PRIVATE)
+    left.stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
     gr.on([field.change for field in left.fields[1:]], None, left.fields[1:], None, js=TELL, **PRIVATE)
     placed = [stage, left.shows]
     for nth, button in enumerate(left.samples):
@@ -175,7 +175,7 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
     except gr.Error:
         raise
     except Exception as error:  # noqa: BLE001 - the page must not stay as if it were running
-        yield (stopped(friendly(error), job.number if job else None), gr.skip(), *_at_rest())
+        yield (last_word(error, _stopped(job.number if job else None)), gr.skip(), *_at_rest())
         return
     finally:
         if job is not None:
@@ -194,7 +194,11 @@ def _at_rest() -> tuple[Any, Any]:
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
     run = jobs.stop(_owner(request))
-    return ({"kind": "stopped", "said": "Stopped. The picture is as it was.", "run": run}, gr.skip(), *_at_rest())
+    return (_stopped(run), gr.skip(), *_at_rest())
+
+
+def _stopped(run: int | None, said: str = "Stopped. The picture is as it was.") -> dict[str, Any]:
+    return {"kind": "stopped", "said": said, "run": run}
 
 
 def _complaints(*values: Any) -> list[dict[str, Any]]:
@@ -239,7 +243,7 @@ def _placed(request: gr.Request, read: Any, model: str) -> tuple[Any, Any]:
         picture, shows = read()
         page = desks.desk(owner, picture, shows, str(model)).page()
     except Exception as error:  # noqa: BLE001 - the page must hear of it
-        return stopped(friendly(error), None), gr.skip()
+        return _stopped(None, friendly(error)), gr.skip()
     return page, shows
 
 
@@ -247,7 +251,7 @@ def _back(request: gr.Request, event: gr.EventData) -> Any:
     """Go back to a picture of the past, by its number; the one before the last by default."""
     found = desks.of(_owner(request))
     if found is None or len(found.past) < 2:
-        return stopped("There is no edit to take back.", None)
+        return _stopped(None, "There is no edit to take back.")
     to = (event._data or {}).get("to")
     jobs.stop(_owner(request))
     painted = found.back(to if isinstance(to, int) and not isinstance(to, bool) else len(found.past) - 2)

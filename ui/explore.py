@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import jobs
-from .page import PRIVATE, checked, friendly
+from .page import PRIVATE, checked, last_word
 from .recommend import recorded
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 from .sweeping import DEFAULT, SweepJob, SweepSettings
@@ -29,8 +29,8 @@ def explore_page() -> None:
         with gr.Column(min_width=280, elem_classes="dh-main"):
             explorer = _explorer(recorded())
     shown = [explorer, go, stop]
-    run = go.click(_run, fields, shown, validator=_complaints, **SWEEPS, **PRIVATE)
-    stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
+    go.click(_run, fields, shown, validator=_complaints, **SWEEPS, **PRIVATE)
+    stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
     upload.upload(_load, upload, explorer, **PRIVATE)
 
 
@@ -98,15 +98,16 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             buttons = (gr.skip(), gr.skip())
         page = job.page()
     except Exception as error:  # noqa: BLE001 - the page must not stay as if it were running
-        yield (_ended(job, friendly(error)), *_at_rest())
+        yield (last_word(error, _stopped(job.number)), *_at_rest())
         return
     finally:
         jobs.forget(owner, job)
     yield (page, *_at_rest())
 
 
-def _ended(job: SweepJob, said: str) -> dict[str, Any]:
-    return {"kind": "stopped", "said": said, "run": job.number, "badge": ""}
+def _stopped(run: int | None) -> dict[str, Any]:
+    said = {"said": "Stopped. What was measured until then stays.", "early": "Stopped before a cell was finished."}
+    return {"kind": "stopped", **said, "run": run, "badge": "stopped"}
 
 
 def _at_rest() -> tuple[Any, Any]:
@@ -115,8 +116,7 @@ def _at_rest() -> tuple[Any, Any]:
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
     run = jobs.stop(f"{request.session_hash}/explore")
-    said = {"said": "Stopped. What was measured until then stays.", "early": "Stopped before a cell was finished."}
-    return ({"kind": "stopped", **said, "run": run, "badge": "stopped"}, *_at_rest())
+    return (_stopped(run), *_at_rest())
 
 
 def _complaints(*values: Any) -> list[dict[str, Any]]:

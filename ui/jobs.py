@@ -105,7 +105,7 @@ class Job:
         """Yield what the page should show while the run lasts; stops the run if nobody listens any more."""
         try:
             yield self.progress.page("waiting for the model")
-            while (latest := self._latest()) is not None:
+            while (latest := self._latest()) is not None and not self.cancelled.is_set():
                 if latest:
                     yield latest
         finally:
@@ -117,9 +117,15 @@ class Job:
         Raises:
             DeadheatError: the run was stopped, or could not be done.
         """
-        if self.error is not None:
-            raise self.error
-        return result_page(self.result, self.settings, self.progress.pictures)
+        return result_page(self.outcome(), self.settings, self.progress.pictures)
+
+    def outcome(self) -> Any:
+        """Return the result, or raise what there is instead: a run that is being stopped has neither yet."""
+        from deadheat.pipelines import Cancelled
+
+        if self.error is not None or self.result is None:
+            raise self.error or Cancelled("stopped")
+        return self.result
 
     def _latest(self) -> dict[str, Any] | None:
         """Wait a little for news and return the newest: {} if there is none yet, None when the run has ended."""

@@ -48,8 +48,8 @@ def _stage(value: Any) -> gr.HTML:
 def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
     shown = [stage, code, left.go, left.stop]
     pressed = [left.go.click, left.prompt.submit]
-    run = gr.on(pressed, _run, left.fields, shown, validator=_complaints, **MODEL, **PRIVATE)
-    left.stop.click(_stop, None, shown, cancels=[run], queue=False, **PRIVATE)
+    gr.on(pressed, _run, left.fields, shown, validator=_complaints, **MODEL, **PRIVATE)
+    left.stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
 
 
 def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -63,7 +63,7 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             buttons = (gr.skip(), gr.skip())
         page = job.page()
     except Exception as error:  # noqa: BLE001 - the page must not stay as if it were running
-        yield (stopped(friendly(error), job.number), gr.skip(), *_at_rest())
+        yield (last_word(error, _stopped(job.number)), gr.skip(), *_at_rest())
         return
     finally:
         jobs.forget(owner, job)
@@ -99,10 +99,17 @@ def friendly(error: Exception) -> str:
     return f"This run failed, and should not have: {type(error).__name__}. The log says more; the page still works."
 
 
-def stopped(said: str, run: int | None) -> dict[str, Any]:
-    """Return what the page shows when a run ended without a result; of that run it wants no more news."""
-    text = "Stopped. Nothing was measured; below stands the result before." if said == "stopped" else said
-    return {"kind": "stopped", "said": text, "run": run}
+def last_word(error: Exception, stopped: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a run without a result: *stopped*, with the error where it was none of that."""
+    from deadheat.pipelines import Cancelled
+
+    return stopped if isinstance(error, Cancelled) else stopped | {"said": friendly(error)}
+
+
+def _stopped(run: int | None) -> dict[str, Any]:
+    """Return what the page shows when somebody pressed Stop; of that run it wants no more news."""
+    said = "Stopped. Nothing was measured; below stands the result before."
+    return {"kind": "stopped", "said": said, "run": run}
 
 
 def _at_rest() -> tuple[Any, Any]:
@@ -111,7 +118,7 @@ def _at_rest() -> tuple[Any, Any]:
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
     run = jobs.stop(str(request.session_hash))
-    return (stopped("stopped", run), gr.skip(), *_at_rest())
+    return (_stopped(run), gr.skip(), *_at_rest())
 
 
 def _complaints(*values: Any) -> list[dict[str, Any]]:

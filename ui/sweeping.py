@@ -164,8 +164,7 @@ class SweepJob(Job):
         Raises:
             DeadheatError: it was stopped, or could not be done.
         """
-        if self.error is not None:
-            raise self.error
+        self.outcome()
         return {**self.shown, "badge": "measured just now", "progress": None, "run": self.number}
 
     def _work(self) -> Any:

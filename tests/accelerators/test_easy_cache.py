@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from deadheat.accelerators import EasyCache, attached
+from deadheat.accelerators import EasyCache, attached, easy_cache
 from deadheat.accelerators.easy_cache import _Moved, _moved_by
 from deadheat.accelerators.schedules import Threshold
 from deadheat.pipelines import Call, Run
@@ -79,3 +79,24 @@ def test_every_fill_works_where_channels_differ_too(on: str, fill: str):
     with attached(pipe, EasyCache(threshold=2.0, warmup=2, fill=fill)) as session:
         assert torch.isfinite(tiny.call(pipe, 6)).all()
     assert session.report().count("extrapolated" if fill == "line" else "reused") >= 1
+
+
+@pytest.mark.parametrize("on", ["sd3", "wan", "flux"])  # both halves in one call, and in two
+def test_lazy_cache_is_judged_by_the_guided_prediction(on: str, monkeypatch: pytest.MonkeyPatch):
+    tiny, scale, seen = FAMILIES[on], 3.0, []
+    monkeypatch.setattr(easy_cache, "guidance_scale", lambda pipe: scale)
+    learn = _Moved.learn
+
+    def learning(rule: _Moved, call: Call, out: torch.Tensor) -> None:
+        learn(rule, call, out)
+        seen.append((call.step, call.branches, out, rule.memory["output"]))
+
+    monkeypatch.setattr(_Moved, "learn", learning)
+    pipe = tiny.build()
+    with attached(pipe, EasyCache(threshold=1e-9, warmup=2, judges="guided")):
+        tiny.call(pipe, 4)
+    outs = {branch: out.chunk(len(branches))[nth] for step, branches, out, _ in seen if step == 3
+            for nth, branch in enumerate(branches)}  # fmt: skip
+    cond, uncond = outs["cond"], outs.get("uncond", outs["cond"])
+    torch.testing.assert_close(seen[-1][3], uncond + scale * (cond - uncond))
+    assert "uncond" in outs

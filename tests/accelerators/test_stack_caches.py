@@ -186,6 +186,39 @@ def test_every_step_at_the_stack_is_the_plain_picture():
             assert torch.equal(plain, tiny.call(pipe, 5))
 
 
+@pytest.mark.parametrize("make", [LeMiCa, ABCache])
+@pytest.mark.parametrize("on", ["sd3", "flux"])
+def test_blocks_at_either_end_can_be_kept(on: str, make):
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    ran, outs = blocks_ran(tiny, pipe), {}
+    how = {"mask": "0-1 3 7", "of": 8} if make is LeMiCa else {"every": 3, "warmup": 2}
+    expected = make(**how).computed(8)
+    for ends in ({}, {"first": 1}):
+        ran.clear()
+        with attached(pipe, make(**how, order=1, place="stack", **ends)):
+            outs[str(ends)] = tiny.call(pipe, 8)
+        assert len(ran) == len(expected) * (2 if on == "flux" else 1)  # guided in two calls
+    assert not torch.equal(*outs.values())
+    with pytest.raises(UnsupportedError, match="none is left"), attached(pipe, make(place="stack", first=20)):
+        pass
+    with pytest.raises(KnobError, match="need place=stack"):
+        make(first=1)
+
+
+def test_the_last_block_can_run_at_every_step():
+    tiny = FAMILIES["sd3"]
+    pipe = tiny.build()
+    ran = blocks_ran(tiny, pipe)
+    with attached(pipe, LeMiCa(mask="0-1 3 7", of=8, order=1, place="stack")):
+        tiny.call(pipe, 8)
+    assert len(ran) == 4
+    ran.clear()
+    with attached(pipe, LeMiCa(mask="0-1 3 7", of=8, order=1, place="stack", last=1)):
+        tiny.call(pipe, 8)
+    assert len(ran) == 8
+
+
 def test_the_place_decides_the_seat():
     pipe = FAMILIES["sd3"].build()
     check([LeMiCa(), TeaCache()], pipe)

@@ -288,6 +288,30 @@ def test_two_pictures_of_one_seed_are_one(cache, on: str):
         assert torch.equal(tiny.call(pipe, 5), tiny.call(pipe, 5))
 
 
+def test_the_first_noise_comes_back_in_the_second_half():
+    tiny = FAMILIES["sd15"]
+    pipe = tiny.build()
+    seen: dict[float, list[torch.Tensor]] = {0.0: [], 0.01: []}
+    for noise, latents in seen.items():
+        step = pipe.scheduler.step
+
+        def noted(*args, latents=latents, step=step, **kwargs):
+            latents.append((args[1] if len(args) > 1 else kwargs["timestep"], (args[2:] or [kwargs.get("sample")])[0]))
+            return step(*args, **kwargs)
+
+        pipe.scheduler.step = noted
+        try:
+            with attached(pipe, EncoderPropagation(noise=noise)):
+                tiny.call(pipe, 6)
+        finally:
+            del pipe.scheduler.step
+    early = [t for t, _ in seen[0.0] if float(t) >= 500]
+    (_, first), plain, stirred = seen[0.0][0], seen[0.0][len(early)], seen[0.01][len(early)]
+    assert 0 < len(early) < 6
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(*(rows[: len(early)] for rows in seen.values()), strict=True))
+    torch.testing.assert_close(stirred[1] - plain[1], 0.01 * first / float(pipe.scheduler.init_noise_sigma))
+
+
 # ------------------------------------------------------------------------------------ what else speaks to a UNet
 
 CACHES = [

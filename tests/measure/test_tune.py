@@ -301,3 +301,13 @@ def test_every_row_of_the_table_can_be_read():
     for text, values in TABLE:
         for value in values:
             Recipe.parse(text.format(value))
+
+
+def test_a_combination_of_which_a_part_does_nothing_is_given_up(pipe, floor, monkeypatch):
+    plain, idle = LINES["ab-cache"][0], f"guidance-cutoff:after=1 + {LINES['ab-cache'][0]}"
+    lines = [Line("both", (Recipe.parse(idle),)), Line("alone", (Recipe.parse(plain),))]
+    monkeypatch.setattr(sys.modules["deadheat.measure.race"], "search_space", lambda *_, **__: Space(lines))
+    made = go(pipe, floor={"psnr": floor})
+    assert str(made.best.recipe) == plain
+    given_up = next(entry for entry in made.entries if entry.line == "both")
+    assert given_up.dropped == "guidance-cutoff did nothing: the same as without"
