@@ -9,7 +9,7 @@ from ..pipelines import InputError, KnobError, nearest
 from .metrics import LESS_IS_BETTER, METRICS, MOST, OWN, TOGETHER, counted
 
 Scores = Mapping[str, float | None]
-SURE, LOST = 1.0, 1.5  # standard errors: a floor is held, or is out of reach
+SURE, LOST = 0.5, 1.5  # standard errors: a floor is held, or is out of reach
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Estimate:
 
     @property
     def holds(self) -> bool:
-        """Whether the mean is on the right side, by more than its error."""
+        """Whether the mean is on the right side, by more than half its error."""
         return self.mean - SURE * self.error >= 0
 
     @property

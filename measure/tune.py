@@ -6,7 +6,7 @@
 3. Successive halving: the best, with their neighbours, on twice and four times as many prompts. What surely misses, or
    is surely overtaken, is dropped.
 4. The finalists draw held-out prompts, one picture at a time, interleaved with the baseline and timed. A floor counts
-   as held if the mean is above it by more than its standard error.
+   as held if the mean is above it by more than half its standard error.
 """
 
 import time

@@ -238,7 +238,12 @@ def test_slack_has_a_sign_and_points():
 
 def test_a_floor_is_held_by_more_than_its_error():
     assert estimate([1.0, 3.0]) == Estimate(2.0, 1.0) and Estimate(2.0, 1.0).holds
-    assert not Estimate(0.5, 1.0).holds and not Estimate(-1.0, 1.0).lost and Estimate(-2.0, 1.0).lost
+    assert (
+        not Estimate(0.4, 1.0).holds
+        and Estimate(0.5, 1.0).holds
+        and not Estimate(-1.0, 1.0).lost
+        and Estimate(-2.0, 1.0).lost
+    )
     assert not estimate([5.0]).holds
 
 
