@@ -75,7 +75,7 @@ class TokenCarving(Accelerator):
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         tokens = usual_tokens(pipe)
         if self.carves and tokens is not None and tokens < WORTH:
-            return [f"a picture of this model's usual size has {tokens} tokens: carving seldom pays below {WORTH}"]
+            return [f"this model's usual picture has {tokens} tokens; below {WORTH} plainly fewer steps serve better"]
         return []
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:

@@ -78,7 +78,7 @@ class TokenMerging(Accelerator):
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         tokens = usual_tokens(pipe)
         if self.ratio and tokens is not None and tokens < WORTH:
-            return [f"a picture of this model's usual size has {tokens} tokens: merging seldom pays below {WORTH}"]
+            return [f"this model's usual picture has {tokens} tokens; below {WORTH} plainly fewer steps serve better"]
         return []
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
