@@ -3,9 +3,9 @@
     python -m benchmarks.regions [--repeats 5] [--out benchmarks/results/regions.json]
 
 On transformers of SD3's class: pocket-dit at its own size (256 tokens), and a random one of four wider blocks at 256
-and 1024 tokens, whose steps cost what steps of a real model cost next to their overhead. In one run the full steps and the
-sparse ones alternate, so both meet the same machine; a step is measured from scheduler step to scheduler step. Beside
-the measured ratio stands 1/r, which no overhead and no share of text tokens could beat.
+and 1024 tokens, whose steps cost what steps of a real model cost next to their overhead. In one run the full steps and
+the sparse ones alternate, so both meet the same machine; a step is measured from scheduler step to scheduler step.
+Beside the measured ratio stands 1/r, which no overhead and no share of text tokens could beat.
 """
 
 import argparse
