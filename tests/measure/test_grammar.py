@@ -33,7 +33,7 @@ def test_ranges(text, means):
     [
         ("ab-cash:every=2..3", "did you mean ab-cache"),
         ("ab-cache:evry=2..3", "no knob 'evry'; did you mean every"),
-        ("lemica:calls=8..14/2", "LeMiCa|lemica has no knob 'calls'; known: axis, mask"),
+        ("lemica:calls=8..14/2", "LeMiCa|lemica has no knob 'calls'; known: axis, first"),
         ("ab-cache:every", "'every' has no value; write every="),
         ("ab-cache:every=", "empty value"),
         ("ab-cache:every=2||3", "empty value"),
