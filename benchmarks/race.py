@@ -53,12 +53,15 @@ def race(
         kind: what is raced; names the files and chooses the prompts.
         options: for ``compare``.
     """
+    threads = torch.get_num_threads()
     names = {recipe.title or str(recipe): line for line, recipes in lines.items() for recipe in recipes}
     result = compare(
         pipe, [recipe for recipes in lines.values() for recipe in recipes],
         prompts=prompts(arguments.prompts, f"{kind} benchmark"), steps=STEPS, repeats=arguments.repeats,
         control=False, memory=False, watch=_Told(), **options,
     )  # fmt: skip
+    torch.set_num_threads(threads)
+    result.environment["pipeline"]["threads"] = threads  # of all that was timed
     print(result.table())
     write(result, names, arguments.out / f"{kind}-{arguments.model}")
     return result
