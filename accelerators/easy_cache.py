@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..pipelines import Call, guidance_scale
+from ..pipelines import PAIR, Call, guidance_scale
 from .knobs import knob
 from .output_cache import Memory, OutputCache, Rule
 from .schedules import Threshold, read_mask, stretched
@@ -118,13 +118,16 @@ class _Moved(Rule):
             for name in ("at", "output"):
                 if name in self.memory:
                     self.memory[f"{name} before"] = self.memory.pop(name)
-            self.memory.pop("cond", None), self.memory.pop("uncond", None)
+            for branch in PAIR:
+                self.memory.pop(branch, None)
         if (v := self._judged(call, out)) is None:
             return
         x = _conditional(call, _tensor(call.latents))
         if "output before" in self.memory:
             way = _mean(x - self.memory["at before"])
             self.rate = _mean(v - self.memory["output before"]) / way if way else inf
+            if self.cache.judges == "conditional":  # a guided output may still be corrected within the step
+                del self.memory["at before"], self.memory["output before"]
         self.memory.update(at=x, output=v)
 
     def _judged(self, call: Call, out: Tensor) -> Tensor | None:

@@ -1,6 +1,6 @@
 """How the seconds of a step fall with the share of image tokens that region-adaptive sampling computes.
 
-    python -m benchmarks.regions [--repeats 5] [--out benchmarks/results/regions.json]
+    python -m benchmarks.regions [--threads 2] [--repeats 5] [--out benchmarks/results/regions.json]
 
 On transformers of SD3's class: pocket-dit at its own size (256 tokens), and a random one of four wider blocks at 256
 and 1024 tokens, whose steps cost what steps of a real model cost next to their overhead. In one run the full steps and
@@ -70,9 +70,11 @@ def measured(pipe: Any, side: int, repeats: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/regions.json"))
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     tables = {}
     for name, make, side in (
         ("pocket-dit, 256 tokens", lambda p: p, 128),

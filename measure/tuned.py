@@ -70,9 +70,8 @@ class Tuned:
             return self._better(fit), f"{kept} on held-out prompts"
         near = [entry for entry in known if self.track.judged(entry).mean >= 0] if self.goal.budget is None else []
         if near:
-            return max(
-                near, key=lambda e: self.track.judged(e).mean
-            ), "holds in the mean, but by less than half its error"
+            best = max(near, key=lambda entry: self.track.judged(entry).mean)
+            return best, "holds in the mean, but by less than half its error"
         return self._by_probes() if self.stopped and not known else self._nothing()
 
     def _nothing(self) -> tuple[None, str]:
