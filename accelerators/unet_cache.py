@@ -61,11 +61,16 @@ class Past:
         """Tell whether what was made at step *since* has had its day at *step* of a run of so many."""
         return due(since, step, lambda between: self.cache.computes(between, steps))
 
+    def serves(self, call: Call) -> bool:
+        """Tell whether the past stands in for the part at this call."""
+        made = self._of(call)
+        return bool(made) and not self.due(made[-1].step, call.step, call.steps)
+
     def instead(self, call: Call, hidden: Tensor) -> Any:
         """Return the prediction for *call*, one tensor or several; None where the part has to run."""
-        made = self._of(call)
-        if not made or self.due(made[-1].step, call.step, call.steps):
+        if not self.serves(call):
             return None
+        made = self._of(call)
         self.link.note("partial", self.cache.reason())
         weights = lagrange_weights([node.step for node in made], call.step)
         parts = tuple(combine(weights, values) for values in zip(*(node.parts for node in made), strict=True))
@@ -73,28 +78,29 @@ class Past:
 
     def learn(self, call: Call, value: Any) -> None:
         """Remember what the part gave."""
-        made = self.made.setdefault(_kind(call), deque(maxlen=self.cache.order))
+        made = self.made.setdefault(kind(call), deque(maxlen=self.cache.order))
         if made and made[-1].step == call.step:
             made.pop()
         made.append(Made(call.step, value if isinstance(value, tuple) else (value,), call.shape))
 
     def _of(self, call: Call) -> list[Made]:
         """Return what was made for such a call, newest last; where guidance was switched off, its half of a pair."""
-        kind = _kind(call)
-        fits = [(k, m) for k, m in self.made.items() if k[1:] == kind[1:] and set(k[0]) >= set(kind[0])]
+        wanted = kind(call)
+        fits = [(k, m) for k, m in self.made.items() if k[1:] == wanted[1:] and set(k[0]) >= set(wanted[0])]
         if not fits:
             return []
         (branches, *_), made = max(fits, key=lambda fit: fit[1][-1].step)
-        if branches == kind[0]:
+        if branches == wanted[0]:
             return list(made)
-        rows = [branches.index(branch) for branch in kind[0]]
+        rows = [branches.index(branch) for branch in wanted[0]]
         return [
             Made(node.step, tuple(_rows(part, len(branches), rows) for part in node.parts), node.asked)
             for node in made
         ]
 
 
-def _kind(call: Call) -> Kind:
+def kind(call: Call) -> Kind:
+    """Return what must be alike for the past of one call to serve another."""
     return call.branches, call.shape, call.latents[0].dtype
 
 

@@ -69,16 +69,21 @@ class Call:
 
     def conditional(self) -> "Call":
         """Return the same call for the conditional half of a guidance pair."""
-        full, half = self.batch, self.batch // 2
+        half = self.batch // 2
+        return replace(self, kwargs=self._each(lambda x: x[half:], self.kwargs), branches=("cond",), batch=half)
 
-        def cut(x: Any) -> Any:
-            if isinstance(x, dict):
-                return {key: cut(value) for key, value in x.items()}
-            if isinstance(x, (list, tuple)):
-                return type(x)(map(cut, x))
-            return x[half:] if isinstance(x, Tensor) and x.ndim and len(x) == full else x
+    def tiled(self, times: int) -> "Call":
+        """Return the same call with the whole batch so many times, one after the other."""
+        kwargs = self._each(lambda x: x.repeat(times, *[1] * (x.ndim - 1)), self.kwargs)
+        return replace(self, kwargs=kwargs, batch=self.batch * times)
 
-        return replace(self, kwargs=cut(self.kwargs), branches=("cond",), batch=half)
+    def _each(self, change: Callable[[Tensor], Tensor], x: Any) -> Any:
+        """Change every tensor that has one row a sample, inside dicts, lists and tuples too."""
+        if isinstance(x, dict):
+            return {key: self._each(change, value) for key, value in x.items()}
+        if isinstance(x, (list, tuple)):
+            return type(x)(self._each(change, part) for part in x)
+        return change(x) if isinstance(x, Tensor) and x.ndim and len(x) == self.batch else x
 
 
 Network = Callable[[Call], Tensor]

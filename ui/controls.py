@@ -102,7 +102,14 @@ def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slo
     slot = Slot(choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.State(""))
     news = [ready.change, choice.change, slot.wanted.change]
 
-    @gr.render([choice, slot.wanted, ready], triggers=news, show_progress="hidden")
+    # One at a time: both panels of a page write into one session's blocks, and Gradio does not guard them.
+    @gr.render(
+        [choice, slot.wanted, ready],
+        triggers=news,
+        show_progress="hidden",
+        concurrency_limit=1,
+        concurrency_id="knobs",
+    )
     def panel(chosen: str, wanted: str, is_ready: bool) -> None:
         if is_ready and chosen != NONE:
             _knobs(chosen, wanted, slot.part, name)

@@ -5,9 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from deadheat.accelerators import ABCache, Clockwork, DeepCache, EncoderPropagation, GuidanceInterval, attached
+from deadheat.accelerators import (
+    ABCache,
+    Bottleneck,
+    Clockwork,
+    DeepCache,
+    EncoderPropagation,
+    GuidanceInterval,
+    LayerCache,
+    SparseCrossAttention,
+    TokenMerging,
+    attached,
+)
 from deadheat.accelerators.unet_cache import Past
-from deadheat.pipelines import KnobError, Link, Run, skip_levels
+from deadheat.pipelines import IncompatibleError, KnobError, Link, Run, skip_levels
 from diffusers import (
     ControlNetModel,
     EulerAncestralDiscreteScheduler,
@@ -151,6 +162,32 @@ def test_the_decoder_runs_on_the_encoders_last_features(pipe, unet):
     for given, out in zip(calls, outs, strict=True):
         assert torch.allclose(out, decoded(unet, given, *features)[0], atol=1e-6)
     assert not torch.equal(outs[1], outs[2])
+
+
+@pytest.mark.parametrize("on", ["sd15", "sdxl"])
+@pytest.mark.parametrize("outer", [(), (GuidanceInterval(stop=0.6),), (ABCache(order=1, every=2, warmup=1),)], ids=str)
+def test_decoders_that_run_together_give_what_they_give_alone(on: str, outer):
+    tiny, outs, reports = FAMILIES[on], [], []
+    pipe = tiny.build()
+    seen, _ = counted({"decoder": pipe.unet.conv_out})
+    for together in (False, True):
+        with attached(pipe, *outer, EncoderPropagation(keys="published", together=together)) as session:
+            outs.append(tiny.call(pipe, 12))
+            reports.append(session.report())
+    torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-4)
+    keys = EncoderPropagation(keys="published").computed(12)
+    assert keys == (0, 1, 2, 3, 6, 8)
+    if not outer:
+        assert seen["decoder"] == 12 + len(keys) + 3  # 4 5, 7, and 9 10 11
+        assert [step.action for step in reports[1].steps] == [step.action for step in reports[0].steps]
+    assert reports[0].calls == reports[1].calls or isinstance(outer[0], GuidanceInterval)
+
+
+def test_decoders_do_not_run_together_with_what_differs_at_every_step(pipe):
+    together = EncoderPropagation(every=3, together=True)
+    for other in (LayerCache(), TokenMerging(), SparseCrossAttention(words="cube"), Bottleneck()):
+        with pytest.raises(IncompatibleError, match="together=true"), attached(pipe, together, other):
+            pass
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
