@@ -6,7 +6,7 @@ An accelerator joins by one line in `BUSY`; a family by its entry in tests/famil
 import dataclasses
 import gc
 import weakref
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 import pytest
@@ -121,6 +121,18 @@ def pipe(on: str):
     return FAMILIES[on].build()
 
 
+@cache
+def worn(on: str, scheduler: type | None = None):
+    """A pipeline that many tests in a row use: whatever was in it before must have come off without a trace."""
+    return FAMILIES[on].build(scheduler and scheduler())
+
+
+@cache
+def plain_latents(on: str) -> torch.Tensor:
+    """What the untouched pipeline draws."""
+    return FAMILIES[on].call(FAMILIES[on].build(), STEPS)
+
+
 @pytest.fixture
 def tiny(on: str) -> TinyFamily:
     return FAMILIES[on]
@@ -131,7 +143,8 @@ def test_every_accelerator_is_here():
 
 
 @pairs(works=False)
-def test_unsupported(name: str, on: str, pipe):
+def test_unsupported(name: str, on: str):
+    pipe = worn(on)
     why = ACCELERATORS[name].supports(pipe)
     assert why
     assert len(why.split()) > 4
@@ -146,9 +159,8 @@ def test_unsupported(name: str, on: str, pipe):
 @pairs(works=True)
 def test_neutral_is_bit_identical(name: str, on: str, pipe, tiny: TinyFamily):
     assert ACCELERATORS[name].supports(pipe) is None
-    plain = tiny.call(pipe, STEPS)
     with attached(pipe, neutral(name)) as session:
-        assert torch.equal(plain, tiny.call(pipe, STEPS))
+        assert torch.equal(plain_latents(on), tiny.call(pipe, STEPS))
     report = session.report()
     assert report.calls == report.asked == tiny.samples(STEPS)
     assert any(warning.startswith("nothing was skipped") for warning in report.warnings)
@@ -156,7 +168,7 @@ def test_neutral_is_bit_identical(name: str, on: str, pipe, tiny: TinyFamily):
 
 @pairs(works=True)
 def test_busy_saves_and_leaves_nothing(name: str, on: str, pipe, tiny: TinyFamily):
-    plain, before = tiny.call(pipe, STEPS), leftovers(pipe)
+    plain, before = plain_latents(on), leftovers(pipe)
     with attached(pipe, busy(name)) as session:
         first = tiny.call(pipe, STEPS)
         second = tiny.call(pipe, STEPS, seed=1)
@@ -207,8 +219,8 @@ def test_an_error_in_the_denoiser_leaves_nothing(name: str, on: str, pipe, tiny:
 
 @pairs(works=True)
 @pytest.mark.parametrize("how", [(True, "prompts"), (True, "copies"), (False, "one"), (False, "copies")], ids=str)
-def test_what_is_counted_really_ran(name: str, on: str, how: tuple[bool, str], pipe, tiny: TinyFamily):
-    guided, many = how
+def test_what_is_counted_really_ran(name: str, on: str, how: tuple[bool, str], tiny: TinyFamily):
+    pipe, (guided, many) = worn(on), how
     options = {} if guided else dict(tiny.unguided)
     batch = 1 if many == "one" else 2
     if many == "prompts":
@@ -244,8 +256,8 @@ def test_nested_blocks(name: str, on: str, pipe, tiny: TinyFamily):
 
 
 @pairs(works=True)
-def test_a_finished_run_holds_no_tensor(name: str, on: str, pipe, tiny: TinyFamily):
-    kept = []
+def test_a_finished_run_holds_no_tensor(name: str, on: str, tiny: TinyFamily):
+    pipe, kept = worn(on), []
 
     def watch(run, latents):
         kept.extend(map(weakref.ref, tensors(run._held)))
@@ -302,19 +314,26 @@ REPEATING = [
 ]
 
 
+@cache
+def plain_and_counted(on: str, scheduler: type):
+    """What the untouched pipeline draws with another scheduler, and what really ran."""
+    pipe = FAMILIES[on].build(scheduler())
+    with executed(FAMILIES[on], pipe) as seen:
+        return FAMILIES[on].call(pipe, 8), seen
+
+
 @pytest.mark.parametrize(("on", "scheduler", "steps"), REPEATING, ids=lambda x: getattr(x, "__name__", str(x)))
 @pytest.mark.parametrize("name", ACCELERATORS)
 def test_schedulers_that_repeat_timesteps(name: str, on: str, scheduler: type, steps: int | None, tiny: TinyFamily):
     if on in UNSUPPORTED.get(name, ()):
         return
-    pipe = tiny.build(scheduler=scheduler())
+    pipe = worn(on, scheduler)
     if why := ACCELERATORS[name].supports(pipe):  # it knows its schedulers, and this is none of them
         assert type(pipe.scheduler).__name__ in why
         with pytest.raises(UnsupportedError, match=type(pipe.scheduler).__name__), attached(pipe, busy(name)):
             pass
         return
-    with executed(tiny, pipe) as seen:
-        plain = tiny.call(pipe, 8)
+    plain, seen = plain_and_counted(on, scheduler)
     before = leftovers(pipe)
     with attached(pipe, neutral(name)) as session:
         assert torch.equal(plain, tiny.call(pipe, 8))
