@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .knobs import knob
-from .output_cache import PLACES, OutputCache
+from .output_cache import PLACE, PLACES, OutputCache
 from .predictors import WEIGHTS, weights_of
 from .schedules import periodic
 
@@ -27,7 +27,8 @@ class ABCache(OutputCache):
     which is the same where the nodes are consecutive and evenly spaced (``weights="binomial"``). For comparison there
     are TaylorSeer's differences for derivatives (``"taylor"``), and a polynomial that is held beyond ``horizon`` times
     the last distance (``"damped"``). Order 1 repeats the last output, order 2 continues a line. ``place="stack"``
-    does so with what the transformer blocks add to their input, all but the ``first`` and ``last`` of them.
+    does so with what the transformer blocks add to their input, all but the ``first`` and ``last`` of them;
+    ``place="deep"`` with what a UNet's low resolutions give, ``"modules"`` with every attention and feed-forward.
     ``since="start"`` computes the multiples of ``every`` behind the warm-up, as the authors do, who also
     skip the last step. ``every=1`` computes everything.
 
@@ -48,7 +49,7 @@ class ABCache(OutputCache):
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
     weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
     horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
-    place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
+    place: str = knob("output", PLACE, choices=PLACES)
     first: int = knob(0, "first blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
     last: int = knob(0, "last blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
     feed_back: bool = knob(False, "count a prediction as a past output, as if it had been computed")

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..pipelines import PAIR, Call, guidance_scale
+from ..pipelines import PAIR, Call, KnobError, guidance_scale
 from .knobs import knob
-from .output_cache import Memory, OutputCache, Rule
+from .output_cache import PLACES, Memory, OutputCache, Rule
 from .schedules import Threshold, read_mask, stretched
 
 
@@ -30,7 +30,8 @@ class EasyCache(OutputCache):
     everything.
 
     With ``judges="guided"`` v is the guided prediction u + w (c - u), guidance scale w: the rule that ComfyUI users
-    know as LazyCache. (What it skips is the same here: both halves.)
+    know as LazyCache. (What it skips is the same here: both halves.) With another ``place`` v is what that part of the
+    network gave, and only that part is skipped.
 
     >>> EasyCache(warmup=4).computes(3, 28), EasyCache(warmup=4).computes(4, 28)
     (True, False)
@@ -49,11 +50,14 @@ class EasyCache(OutputCache):
     mask: str = knob("", "steps that run in any case, as in '0-3 6 9'; the threshold decides between them")
     of: int = knob(28, "how many steps the mask was made for", low=2, high=1000, unit="steps")
     fill: str = knob("line", "what a skipped step gets", choices=("line", "reuse", "residual"))
+    place: str = knob("output", "what a skip replaces, and whose change is expected", choices=PLACES[:3])
     judges: str = knob("conditional", "which output decides: guided is LazyCache", choices=("conditional", "guided"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.masked(self.of)
+        if self.fill == "residual" and self.place != "output":
+            raise KnobError(f"{self}: fill=residual is the output without the latents: it needs place=output")
 
     @property
     def order(self) -> int:  # type: ignore[override]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from .knobs import knob
-from .module_cache import ATTENTION, FEED_FORWARD, ModuleCache, Part, in_block
+from .module_cache import ModuleCache, Part, cached
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LayerCache(ModuleCache):
 
     @classmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        return in_block(name, (*ATTENTION, *FEED_FORWARD))
+        return cached(name, module)
 
     def computes(self, part: Part, step: int, steps: int) -> bool:
         return self.runs(step, steps)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .knobs import knob
-from .output_cache import PLACES, MaskedCache
+from .output_cache import PLACE, PLACES, MaskedCache
 from .predictors import WEIGHTS, weights_of
 from .schedules import read_mask
 
@@ -41,7 +41,7 @@ class LeMiCa(MaskedCache):
     axis: str = knob("sigma", "along what the outputs are continued", choices=("sigma", "index"))
     weights: str = knob("lagrange", "how past outputs are continued", choices=WEIGHTS)
     horizon: float = knob(2.0, "damped: how many last distances a line goes on", low=0.0, high=20.0)
-    place: str = knob("output", "what a skip replaces: the output, or the block stack's residual", choices=PLACES)
+    place: str = knob("output", PLACE, choices=PLACES)
     first: int = knob(0, "first blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
     last: int = knob(0, "last blocks that always run, where the stack is replaced", low=0, high=20, unit="blocks")
 

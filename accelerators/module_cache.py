@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -69,10 +70,7 @@ class ModuleCache(Accelerator):
 
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
-        modules = ((name, m) for network in denoisers(pipe).values() for name, m in network.named_modules())
-        if not any(cls.cached(name, module) for name, module in modules):
-            return "its denoiser has none of the modules that this method skips"
-        return None
+        return lacking(pipe, cls.cached)
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         return seldom_pays(self, pipe, steps)
@@ -111,6 +109,19 @@ class ModuleCache(Accelerator):
             return True
         since = min(made[-1].step, call.step - 1)  # a network that uses a module twice asks the rule for this step
         return due(since, call.step, lambda step: self.computes(part, step, call.steps))
+
+
+def cached(name: str, module: nn.Module) -> bool:
+    """Tell whether a module is the attention or the feed-forward of a block."""
+    return in_block(name, (*ATTENTION, *FEED_FORWARD))
+
+
+def lacking(pipe: Any, cached: Callable[[str, nn.Module], bool] = cached) -> str | None:
+    """Return a sentence where the denoiser has none of the modules that are to be *cached*."""
+    modules = (named for network in denoisers(pipe).values() for named in network.named_modules())
+    if not any(cached(name, module) for name, module in modules):
+        return "its denoiser has none of the modules that this method skips"
+    return None
 
 
 def in_block(path: str, names: tuple[str, ...]) -> bool:

@@ -10,13 +10,35 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..pipelines import Action, Around, Call, KnobError, Link, Network, Stage, UnsupportedError, around_stack
+from ..pipelines import (
+    Action,
+    Around,
+    Call,
+    KnobError,
+    Link,
+    Network,
+    Stage,
+    UnsupportedError,
+    around_low_resolution,
+    around_modules,
+    around_stack,
+    unlike_unet,
+)
+from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
+from .module_cache import cached, lacking
 from .predictors import combine, lagrange_weights
 from .schedules import read_mask, stretched
 from .worth import amplifies, seldom_pays
 
-PLACES = ("output", "stack")
+SEATS = {  # where a cache can stand -> the seat that it then takes
+    "output": "denoiser output",
+    "stack": "block stack",
+    "deep": "deep part of the UNet",
+    "modules": "attention and feed-forward",
+}
+PLACES = tuple(SEATS)
+PLACE = "what a skip replaces: the output, the block stack, below a UNet's first resolution, or the blocks' modules"
 
 
 class Node(NamedTuple):
@@ -49,13 +71,14 @@ class Rule:
 
 
 class OutputCache(Accelerator):
-    """Skips calls before they reach the denoiser; each guidance branch is predicted from its own past.
+    """Skips calls to the denoiser, or a part of every call; each guidance branch is predicted from its own past.
 
     Attributes:
         order: how many past outputs predict a skipped one.
         axis: "sigma" or "index", along what they are continued.
-        place: "output" of the denoiser; or "stack": of its blocks, what they add to their input. Everything before
-            and behind the blocks then runs at every step.
+        place: "output" of the denoiser; "stack": of its blocks, what they add to their input; "deep": of a UNet, what
+            comes up from below its first resolution; "modules": every attention and feed-forward, by itself. All else
+            then runs at every step.
         first, last: at the stack, how many blocks at either end run at every step.
         feeds_back: whether a prediction counts as a past output.
     """
@@ -68,9 +91,8 @@ class OutputCache(Accelerator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.place == "stack":  # the knob decides which seat is taken
-            object.__setattr__(self, "seat", "block stack")
-        elif self.first or self.last:
+        object.__setattr__(self, "seat", SEATS[self.place])  # the knob decides which seat is taken
+        if self.place != "stack" and (self.first or self.last):
             raise KnobError(f"{self}: first and last are blocks of the stack: they need place=stack")
 
     @abstractmethod
@@ -108,9 +130,19 @@ class OutputCache(Accelerator):
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         return [*amplifies(self, pipe, "order", 1), *seldom_pays(self, pipe, steps)]
 
+    def refusal(self, pipe: Any) -> str | None:
+        if (why := super().refusal(pipe)) is not None:
+            return why
+        needed: dict[str, Callable[[Any], str | None]] = {"deep": unlike_unet, "modules": lacking}
+        return needed[self.place](pipe) if self.place in needed else None
+
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         if self.place == "output":
             return stage.around_denoiser(self._start)
+        if self.place == "deep":
+            return around_low_resolution(stage, lambda link: Recollection(self, link))
+        if self.place == "modules":
+            return around_modules(stage, cached, self._start_modules)
         if not stage.family.stacks:
             raise UnsupportedError(
                 f"{self} stands at the transformer blocks, and those of {stage.family.name} are not described: "
@@ -125,6 +157,21 @@ class OutputCache(Accelerator):
             if (out := recollection.instead(call, call.latents)) is None:
                 out = network(call)
                 recollection.learn(call, out)
+            return out
+
+        return around
+
+    def _start_modules(self, link: Link) -> AroundModule:
+        recollections: dict[str, Recollection] = {}
+
+        def around(path: str, call: Call, run: Inner) -> Any:
+            if path not in recollections:
+                recollections[path] = Recollection(self, link)
+            recollection = recollections[path]
+            if (known := recollection.instead(call, None)) is not None:
+                return recollection.split(call, known)
+            out = run()
+            recollection.learn(call, recollection.joined(call, out))
             return out
 
         return around
@@ -174,6 +221,7 @@ class Recollection:
         self.memory: Memory = {}
         self.rule = cache.rule(self.memory)
         self.entering: Callable[[], Tensor] | None = None
+        self.lengths: dict[str, list[int]] = {}
         link.run.holds(self.past)
         link.run.holds(self.memory)
 
@@ -194,7 +242,7 @@ class Recollection:
         where = self._where(call)
         predicted = torch.cat([cache.predict(past[branch], where, call.steps) for branch in call.branches])
         whole: Action = "reused" if cache.order == 1 else "extrapolated"
-        self.link.note("partial" if cache.place == "stack" else whole, cache.reason())
+        self.link.note(whole if cache.place == "output" else "partial", cache.reason())
         if cache.feeds_back:
             remember(past, call, where, predicted)
         return cache.given(call, predicted)
@@ -205,6 +253,17 @@ class Recollection:
             self._forget_if(self.link.stale)  # the first output of its kind: nothing older leads up to it
         remember(self.past, call, self._where(call), self.cache.kept(call, out))
         self.rule.learn(call, out)
+
+    def joined(self, call: Call, out: Any) -> Tensor:
+        """Return what a module gave as one tensor: joint attention gives two, of image tokens and of text."""
+        parts = out if isinstance(out, tuple) else (out,)
+        self.lengths |= {branch: [part.shape[1] for part in parts] for branch in call.branches}
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def split(self, call: Call, out: Tensor) -> Any:
+        """Return it as the module would have given it."""
+        parts = out.split(self.lengths[call.branches[0]], 1)
+        return parts if len(parts) > 1 else parts[0]
 
     def _where(self, call: Call) -> float:
         return call.sigma if self.cache.axis == "sigma" else float(call.step)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from .knobs import knob
-from .module_cache import ATTENTION, FEED_FORWARD, ModuleCache, Part, in_block
+from .module_cache import ModuleCache, Part, cached
 from .predictors import taylor_weights
 from .schedules import periodic
 from .worth import amplifies
@@ -47,7 +47,7 @@ class TaylorSeer(ModuleCache):
 
     @classmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        return in_block(name, (*ATTENTION, *FEED_FORWARD))
+        return cached(name, module)
 
     def computes(self, part: Part, step: int, steps: int) -> bool:
         return periodic(step, steps, self.every, self.warmup)
