@@ -32,7 +32,7 @@ class Slot:
 
     choice: gr.Dropdown
     part: gr.Textbox
-    wanted: gr.State
+    wanted: gr.Textbox  # a hidden one: the panel hears of a new preset only from a component
 
 
 @dataclass(eq=False)
@@ -99,7 +99,9 @@ def _more() -> tuple[gr.Dropdown, list[Any]]:
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
     choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=True)
-    slot = Slot(choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.State(""))
+    slot = Slot(
+        choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.Textbox("", visible="hidden")
+    )
     news = [ready.change, choice.change, slot.wanted.change]
 
     # One at a time: both panels of a page write into one session's blocks, and Gradio does not guard them.
