@@ -95,7 +95,8 @@ def test_knobs_write_the_recipe_and_presets_set_the_knobs(page: "Page"):
         page.click("#preset input")
         page.get_by_role("option", name=name, exact=True).click()
         _until(page, f"document.querySelector('#recipe textarea, #recipe input').value.includes('mask={steps}')")
-        page.wait_for_selector("#first-mask", state="attached")  # its knobs may be folded away
+        knob = "document.querySelector('#first-mask textarea, #first-mask input')"  # it may be folded away
+        _until(page, f"{knob} && {knob}.value === '{steps}'")
     assert page.locator("#first-every").count() == 0
 
 
