@@ -13,7 +13,7 @@ from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .predictors import combine
 from .schedules import due
-from .worth import seldom_pays
+from .worth import saves_little, seldom_pays
 
 ATTENTION = ("attn", "attn1", "attn2", "attention")
 FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward", "img_mlp", "txt_mlp")
@@ -73,7 +73,7 @@ class ModuleCache(Accelerator):
         return lacking(pipe, cls.cached)
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return seldom_pays(self, pipe, steps)
+        return [*seldom_pays(self, pipe, steps), *saves_little(self, pipe)]
 
     def attach(self, stage: Stage) -> AbstractContextManager[None]:
         paths = {

@@ -12,7 +12,7 @@ from .base import Accelerator
 from .module_cache import Made
 from .predictors import combine, lagrange_weights
 from .schedules import due
-from .worth import amplifies, seldom_pays
+from .worth import amplifies, saves_little, seldom_pays
 
 Kind = tuple[tuple[str, ...], tuple[int, ...], torch.dtype]  # what the batch holds, shape of one branch, type
 
@@ -43,7 +43,7 @@ class UNetCache(Accelerator):
         """Return what the strip says of a step at which the part is left out."""
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
-        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1)]
+        return [*seldom_pays(self, pipe, steps), *amplifies(self, pipe, "order", 1), *saves_little(self, pipe)]
 
     def idle_because(self, steps: int) -> str:
         return f"{self} runs all of the UNet at each of {steps} steps"

@@ -485,7 +485,7 @@ def test_cautions(pipe):
     assert any("clock=2 suits" in said for said in Clockwork(clock=4).cautions(pipe, 20))
     assert any("clock=4 suits" in said for said in Clockwork(clock=2).cautions(pipe, 50))
     assert not Clockwork(clock=1).cautions(pipe, 50)
-    assert not Clockwork().cautions(pipe, 28)
+    assert not any("suits" in said for said in Clockwork().cautions(pipe, 28))
     assert any("every=2 suits" in said for said in EncoderPropagation(every=4).cautions(pipe, 28))
     assert any("found for 50 steps" in said for said in EncoderPropagation(keys="published").cautions(pipe, 28))
     assert any("order=1" in said for said in Clockwork(order=2).cautions(ancestral(pipe), 28))
