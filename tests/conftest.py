@@ -13,7 +13,11 @@ os.environ.update(
 )
 
 import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,3 +92,31 @@ def chromium(chromium_path: str) -> Iterator["Browser"]:
         browser = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the app, in a process of its own, as users start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log").open("w")
+    command = [sys.executable, "app.py", "--port", str(port)]
+    root, quiet = Path(__file__).parents[1], {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, cwd=root, stdout=log, stderr=log, env=quiet)
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            assert server.poll() is None, Path(log.name).read_text()
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                continue
+        yield address
+        assert "Traceback" not in Path(log.name).read_text()
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()

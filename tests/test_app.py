@@ -1,12 +1,9 @@
 """The page and its endpoints: a real server, a real Chromium, a real client."""
 
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,34 +18,6 @@ ROOT = Path(__file__).parents[1]
 PROMPT = "a large panda on a gradient green background"
 RUNNING, DONE = ".dh[data-mode=running]", ".dh[data-mode=result]"
 HOUR = 90_000  # milliseconds that a loaded machine may take
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own process, as users start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("app") / "log").open("w")
-    command = [sys.executable, "app.py", "--port", str(port)]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=quiet)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(240):
-            time.sleep(0.25)
-            assert server.poll() is None, Path(log.name).read_text()
-            try:
-                urllib.request.urlopen(address).close()
-                break
-            except OSError:
-                continue
-        yield address
-        assert "Traceback" not in Path(log.name).read_text()
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from .test_app import HOUR, _contrast, _type, _until, url  # noqa: F401 - url is the fixture: the same server
+from .test_app import HOUR, _contrast, _type, _until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -35,7 +35,7 @@ def _open(browser: "Browser", address: str, **how: Any) -> "Page":
 
 
 @pytest.fixture(scope="module")
-def page(chromium: "Browser", url: str) -> Iterator["Page"]:  # noqa: F811
+def page(chromium: "Browser", url: str) -> Iterator["Page"]:
     """The page with few steps and one round set; complaints and strangers are kept."""
     page = _open(chromium, url, viewport={"width": 1440, "height": 1000})
     page.wrong = []
@@ -302,7 +302,7 @@ def test_a_prompt_is_never_read_as_html(page: "Page"):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_on_a_phone(chromium: "Browser", url: str, theme: str):  # noqa: F811
+def test_on_a_phone(chromium: "Browser", url: str, theme: str):
     page = _open(chromium, f"{url}?__theme={theme}", viewport={"width": 390, "height": 844}, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for what in (".dh-card", ".de-tools button", ".de-frame", ".de-go"):
@@ -318,7 +318,7 @@ def test_on_a_phone(chromium: "Browser", url: str, theme: str):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Any:  # noqa: F811
+def client(url: str) -> Any:
     from gradio_client import Client
 
     return Client(url, verbose=False)

@@ -3,9 +3,7 @@
 import io
 import json
 import math
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -287,33 +285,6 @@ def test_what_cannot_be_swept(given: dict[str, Any], field: int, words: str):
 
 
 # -- the page ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own process, as users start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("app") / "log").open("w")
-    command = [sys.executable, "app.py", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(240):
-            time.sleep(0.25)
-            assert server.poll() is None, Path(log.name).read_text()
-            try:
-                urllib.request.urlopen(address).close()
-                break
-            except OSError:
-                continue
-        yield address
-        assert "Traceback" not in Path(log.name).read_text()
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
 
 
 def watched(page: "Page", home: str) -> "Page":

@@ -8,7 +8,7 @@ from deadheat.pipelines import IncompatibleError, KnobError, UnsupportedError
 from ..families import FAMILIES, leftovers
 
 UNETS = ("sd15", "sdxl")
-STACKS = set(FAMILIES) - {*UNETS, "auraflow"}
+STACKS = [on for on in FAMILIES if on not in (*UNETS, "auraflow")]
 
 
 def drawn(on: str, *recipe, steps: int = 9) -> torch.Tensor:
