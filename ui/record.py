@@ -1,7 +1,7 @@
 """Records what a visitor finds before the first run of their own.
 
 ``python -m deadheat.ui.record`` is the comparison of the Compare page, ``python -m deadheat.ui.record explore`` the
-sweep of the Explore page, which goes on where it was stopped.
+sweep of the Explore page, which goes on where it was stopped; ``readme`` the picture at the top of the README.
 """
 
 import argparse
@@ -88,20 +88,52 @@ def record_sweep(rounds: int, prompts: int, work: Path) -> None:
     _write(folder, {**page, "badge": page["badge"].replace("measured", "recorded")})
 
 
+def record_strip(rounds: int) -> None:
+    """Draw the README's picture: as it is, accelerated, their difference, and plainly fewer steps of the same time."""
+    from deadheat.measure import compare
+    from deadheat.measure.result import to_image
+    from PIL import Image, ImageDraw, ImageFont
+
+    from deadheat import load
+
+    recipes = ["balanced", "fewer-steps:steps=13"]
+    found = compare(load("pocket-dit"), recipes, prompts=PROMPTS[:1], repeats=rounds, control=False, memory=False)
+    plain, ours, fewer = found.baseline, *found.variants
+    pictures = [lane.cells[0].picture for lane in (plain, ours, fewer)]
+    apart = (pictures[1] - pictures[0]).abs()
+    gain = 1 / max(float(apart.max()), 1e-6)
+    shown = [pictures[0], pictures[1], apart * gain, pictures[2]]
+    calls, steps = f"{ours.calls} of {plain.calls} calls", f"{fewer.calls // 2} steps"
+    said = [
+        f"as it is: {plain.median:.2f} s", f"balanced, {calls}: {ours.median:.2f} s",
+        f"their difference x{gain:.0f}", f"plain, {steps}: {fewer.median:.2f} s",
+    ]  # fmt: skip
+    side, gap = 256, 8
+    strip = Image.new("RGB", (len(shown) * (side + gap) + gap, side + 44), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=15)
+    for nth, (picture, text) in enumerate(zip(shown, said, strict=True)):
+        left = gap + nth * (side + gap)
+        strip.paste(to_image(picture).resize((side, side), Image.Resampling.BICUBIC), (left, gap))
+        draw.text((left, side + 14), text, fill="#1f2937", font=font)
+    strip.save(ASSETS / "readme.png", optimize=True)
+
+
 def _write(folder: Path, page: dict[str, Any]) -> None:
     (folder / "page.json").write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Record one of the two."""
+    """Record one of them."""
     parser = argparse.ArgumentParser(prog="python -m deadheat.ui.record")
-    parser.add_argument("what", nargs="?", choices=["compare", "explore"], default="compare")
+    parser.add_argument("what", nargs="?", choices=["compare", "explore", "readme"], default="compare")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of the sweep")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many of its prompts")
     parser.add_argument("--work", type=Path, default=Path("out/explore"), help="where the sweep itself is kept")
     given = parser.parse_args(arguments)
     if given.what == "compare":
         record_comparison()
+    elif given.what == "readme":
+        record_strip(given.rounds)
     else:
         record_sweep(given.rounds, given.prompts, given.work)
 
