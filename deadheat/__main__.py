@@ -124,9 +124,9 @@ def _accelerators(arguments: argparse.Namespace) -> None:
         for name, (default, knob) in knobs(cls).items():
             span = f"{knob.low}..{knob.high} {knob.unit}" if knob.low is not None else "|".join(knob.choices)
             lines.append(
-                f"    {name}={default}".ljust(26)
-                + f"{span or ('text' if isinstance(default, str) else 'true|false')}".ljust(24)
-                + knob.what
+                f"    {name}={default}".ljust(25)
+                + f" {span or ('text' if isinstance(default, str) else 'true|false')}".ljust(33)
+                + f" {knob.what}"
             )
     _show(arguments, data, "\n".join(lines))
 
