@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..pipelines import PAIR, Call, KnobError, guidance_scale
 from .knobs import knob
-from .output_cache import PLACES, Memory, OutputCache, Rule
+from .output_cache import PLACES, OutputCache
+from .recollection import Memory, Rule
 from .schedules import Threshold, read_mask, stretched
 
 

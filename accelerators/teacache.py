@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..pipelines import Call, Stage
 from .knobs import knob
-from .output_cache import Memory, Rule
+from .recollection import Memory, Rule
 from .schedules import Threshold
 from .stack_cache import StackCache
 

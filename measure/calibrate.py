@@ -45,7 +45,8 @@ def gap_costs(
         guidance: guidance scale, None is the pipeline's own.
         seed: of the noise.
         order: how many outputs predict a skipped one.
-        place: what is predicted, the denoiser's "output" or the residual of its block "stack".
+        place: what is predicted: the denoiser's "output", the residual of its block "stack", a UNet's "deep" part, or
+            the blocks' "modules".
         longest: largest j - i.
         watch: called with (gaps measured, gaps in all).
 
@@ -62,7 +63,7 @@ def gap_costs(
     for done, (i, j) in enumerate(todo):
         mask = write_mask([step for step in range(steps) if not i < step < j])
         cache = LeMiCa(mask=mask, of=steps, order=order, place=place)
-        until = i if place == "output" else i - order  # the stack has to run for what the gap looks back to
+        until = i if place == "output" else i - order  # elsewhere what the gap looks back to has to run
         costs[i, j] = float((replay.final(cache, until) - replay.truth).abs().mean())
         if watch:
             watch(done + 1, len(todo))

@@ -53,7 +53,15 @@ def test_too_few_calls():
 
 @pytest.mark.parametrize(
     ("on", "how"),
-    [("sd3", {}), ("sd15", {}), ("sdxl", {}), ("sd3", {"place": "stack"}), ("lumina2", {"place": "stack"})],
+    [
+        ("sd3", {}),
+        ("sd15", {}),
+        ("sdxl", {}),
+        ("sd3", {"place": "stack"}),
+        ("lumina2", {"place": "stack"}),
+        ("sd15", {"place": "deep"}),
+        ("flux", {"place": "modules"}),
+    ],
 )
 def test_a_gap_costs_what_a_run_with_that_gap_loses(on: str, how: dict):
     pipe = FAMILIES[on].build()
