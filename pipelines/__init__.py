@@ -23,6 +23,7 @@ from .attention import (
 )
 from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
+from .call import PAIR, Around, Call, Link, Network, SolverStep
 from .calling import call_arguments, pictures, preview
 from .codec import Codec, Decoded
 from .errors import (
@@ -62,7 +63,7 @@ from .some_tokens import (
     on_device,
     whole_modules,
 )
-from .stage import PAIR, Around, Call, Link, Network, SolverStep, Stage, staged
+from .stage import Stage, staged
 from .system import CHOICES, System, best_device
 from .text_attention import around_text_attention
 from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
@@ -72,7 +73,8 @@ from .twins import twin
 from .undo import Undo
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
-from .windows import Frame, Notes, Windows, unwindowed
+from .window_frames import Frame, Notes
+from .windows import Windows, unwindowed
 
 __all__ = [
     "ASSETS",

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from .call import Call, Link
 from .families import Family, denoisers, family
 from .grids import Grid, Grids, area
 from .places import Inner, around_modules
-from .stage import Call, Link, Stage
+from .stage import Stage
 
 SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 

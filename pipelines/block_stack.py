@@ -10,12 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from .call import Call
 from .errors import UnsupportedError
 from .families import Stack, family
 from .modulation import modulated
 from .patch import patched
 from .places import BypassStart, Now, called, per_run
-from .stage import Call, Stage, call_point
+from .stage import Stage, call_point
 
 TEXT = "encoder_hidden_states"  # what blocks call the text stream
 

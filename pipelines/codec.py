@@ -14,7 +14,8 @@ from torch import Tensor
 from .boxes import Box, Sides
 from .patch import patched
 from .undo import Undo
-from .windows import Frame, Notes, TooLarge, Windows, unwindowed
+from .window_frames import Frame, Notes, TooLarge
+from .windows import Windows, unwindowed
 
 SURE = -30.0  # log variance of latents that are known
 

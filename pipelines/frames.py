@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .call import Call
 from .families import Latents, packed_sides
-from .stage import Call
 
 
 def extent(call: Call, latents: Latents) -> tuple[int, int, int] | None:

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .call import Call
 from .families import IDS, SHAPES, denoisers, family, packed_sides
-from .stage import Call, Stage
+from .stage import Stage
 
 Grid = tuple[int, int, int]
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from .call import Call
 from .patch import patched
-from .stage import Call, Stage
+from .stage import Stage
 
 Span = tuple[int, int]
 

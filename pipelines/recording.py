@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .boxes import Box, Sides
-from .stage import Around, Call, Link, Network, Stage
+from .call import Around, Call, Link, Network
+from .stage import Stage
 from .tape import Tape, hooked
 from .undo import Undo
-from .windows import Frame, Notes, Windows
+from .window_frames import Frame, Notes
+from .windows import Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MOST_TAPES = 32

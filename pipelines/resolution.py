@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .call import Around, Call, Link, Network, SolverStep
 from .errors import InputError
 from .families import Size, family
 from .legs import Leg, levels_of
 from .levels import REPLACED, Levels, fixed_levels
 from .patch import preserved
-from .stage import Around, Call, Link, Network, SolverStep, Stage
+from .stage import Stage
 
 PICTURES = ("image", "images", "video", "mask_image", "control_image", "conditions", "pose_video")
 

@@ -14,7 +14,8 @@ from weakref import ref
 
 from torch import Tensor
 
-from .stage import Around, Call, Link, Network, SolverStep, Stage
+from .call import Around, Call, Link, Network, SolverStep
+from .stage import Stage
 
 Units = Literal["exploding", "preserving", "flow"]
 

@@ -15,11 +15,12 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from .attention import unseen_modules
+from .call import Call, Link
 from .families import denoisers, family
 from .grids import Grid, Grids, area
 from .patch import patched
 from .places import Inner, around_modules
-from .stage import Call, Link, Stage, call_point
+from .stage import Stage, call_point
 from .token_modules import FEED_FORWARD, token_wise
 
 PLAIN = (AttnProcessor, AttnProcessor2_0)

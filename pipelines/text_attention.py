@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .call import Around, Call, Link, Network
 from .errors import UnsupportedError
-from .stage import Around, Call, Link, Network, Stage
+from .stage import Stage
 
 
 class _Stronger(TorchFunctionMode):

@@ -12,10 +12,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .call import Call
 from .errors import UnsupportedError
 from .families import Family, Latents
 from .patch import patched
-from .stage import Call, Stage, call_point
+from .stage import Stage, call_point
 
 FEED_FORWARD = ("ff", "ffn", "img_mlp")
 ATTENTION = ("attn1", "attn2")

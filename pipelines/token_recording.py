@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .call import Around, Call, Link, Network
 from .recording import DTYPES
-from .stage import Around, Call, Link, Network, Stage
+from .stage import Stage
 from .tokens import Held, around_tokens
 from .undo import Undo
 

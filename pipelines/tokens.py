@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .call import Around, Call, Link, Network
 from .errors import UnsupportedError
 from .families import Stack, denoisers, family
 from .patch import patched
 from .rows import Rows
 from .run import packed
-from .stage import Around, Call, Link, Network, Stage, call_point
+from .stage import Stage, call_point
 
 
 class Selector(Protocol):

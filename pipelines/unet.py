@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .call import Around, Call, Link, Network
 from .errors import UnsupportedError
 from .families import denoisers, family
 from .patch import patched
 from .places import Bypass, BypassStart
-from .stage import Around, Call, Link, Network, Stage, call_point
+from .stage import Stage, call_point
 
 BLOCKS = {  # those that leave a skip tensor a layer and one a downsampler, and take one a layer
     f"{kind}{way}2D" for kind in ("", "Attn", "CrossAttn", "SimpleCrossAttn") for way in ("DownBlock", "UpBlock")

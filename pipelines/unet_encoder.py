@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from .call import Around, Call, Link, Network
 from .errors import UnsupportedError
 from .patch import patched
-from .stage import Around, Call, Link, Network, Stage, call_point
+from .stage import Stage, call_point
 from .unet import unlike_unet
 
 Parts = tuple[Tensor, ...]

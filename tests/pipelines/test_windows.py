@@ -7,7 +7,7 @@ import pytest
 import torch
 from deadheat.pipelines import Box, Windows, boxes_around, patched, unwindowed
 from deadheat.pipelines.tape import Tape, hooked
-from deadheat.pipelines.windows import TooLarge
+from deadheat.pipelines.window_frames import TooLarge
 from torch import nn
 
 from ..families import FAMILIES

@@ -1,0 +1,171 @@
+"""The geometry of a window in a convolutional network, and what its layers noted of the whole map."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .boxes import Box, Sides
+
+
+@dataclass(eq=False)
+class Notes:
+    """What the layers of a network left when it ran on a whole map.
+
+    Attributes:
+        whole: by layer: the input of a convolution (B, C, H, W), or keys or values (B, tokens, C).
+        norms: by group norm: factor and offset of each channel.
+        out: the output.
+    """
+
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    out: Tensor | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Go through everything that is kept."""
+        yield from self.whole.values()
+        for pair in self.norms.values():
+            yield from pair
+        if self.out is not None:
+            yield self.out
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+
+class TooLarge(Exception):
+    """The notes of a network are more than they may be."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a layer stands: its sizes, as seen when the whole map ran; of a convolution, its arithmetic.
+
+    Attributes:
+        kind: "conv"; "up conv", behind a doubling of the map; "padded conv", whose input ends in a row and a column
+            of zeros; "tokens", keys or values.
+        size: height and width of what it is given.
+        out: height and width of what it gives.
+        kernel, stride, padding: as torch has them.
+    """
+
+    kind: str
+    size: Sides
+    out: Sides
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    def given(self, of: Sides, box: Box) -> Box:
+        """Return which part of its input a window *box*, in a map *of* that size, brings along."""
+        height, width = self.size
+        if self.kind == "up conv":
+            half = box.at(of, (height // 2, width // 2))
+            return Box(2 * half.top, 2 * half.left, 2 * half.bottom, 2 * half.right)
+        return box.at(of, (height - 1, width - 1) if self.kind == "padded conv" else self.size)
+
+    def cut(self, of: Sides, box: Box) -> "Cut":
+        """Return what a convolution reads for a window."""
+        out, given, (height, width) = box.at(of, self.out), self.given(of, box), self.size
+        top, left = out.top * self.stride - self.padding, out.left * self.stride - self.padding
+        bottom = (out.bottom - 1) * self.stride + self.kernel - self.padding
+        right = (out.right - 1) * self.stride + self.kernel - self.padding
+        part = Box(max(0, top), max(0, left), min(height, bottom), min(width, right))
+        fresh = Box(
+            max(given.top, part.top),
+            max(given.left, part.left),
+            min(given.bottom, part.bottom),
+            min(given.right, part.right),
+        )
+        pads = (part.left - left, right - part.right, part.top - top, bottom - part.bottom)
+        take = fresh.moved(-given.top, -given.left)
+        whole = self.kind != "padded conv" and fresh == given
+        return Cut(part, pads, fresh, fresh.moved(-top, -left), None if whole else take)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a convolution reads for a window.
+
+    Attributes:
+        part: the part of the noted map.
+        pads: zeros around it, where the map ends: left, right, top, bottom.
+        fresh: the part of the map that the window brings along.
+        into: where that goes in what is read.
+        take: which of what the window brings along goes there; None for all of it.
+    """
+
+    part: Box
+    pads: tuple[int, int, int, int]
+    fresh: Box
+    into: Box
+    take: Box | None
+
+    def read(self, noted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what is read, and the view of it that the window fills."""
+        whole = self.part.of(noted)
+        whole = functional.pad(whole, self.pads).to(dtype) if any(self.pads) else whole.to(dtype, copy=True)
+        return whole, self.into.of(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The geometry of a window.
+
+    Attributes:
+        box: the window.
+        cuts: by convolution, what it reads.
+        rows: by keys or values, the places of the window's tokens.
+    """
+
+    box: Box
+    cuts: Mapping[str, Cut]
+    rows: Mapping[str, Tensor]
+
+    def reads(
+        self, notes: Notes, like: Tensor, shared: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """Return what the layers read around the window, of the dtype and on the device of *like*.
+
+        Keys and values that an earlier window of the same call has filled are *shared*.
+        """
+        found: dict[str, tuple[Tensor, ...]] = dict(notes.norms)
+        for name, cut in self.cuts.items():
+            found[name] = cut.read(notes.whole[name].to(like.device), like.dtype)
+        for name in self.rows:
+            whole = shared[name][0] if name in shared else notes.whole[name].to(like.device, like.dtype, copy=True)
+            found[name] = (whole, self.rows[name])
+        return found
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What two windows must have in common to take the same operations."""
+        cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
+        return cuts, tuple(len(rows) for rows in self.rows.values())
+
+    def fresh(self, reads: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        """Return what the window's layers computed."""
+        found = {name: reads[name][1] for name in self.cuts}
+        return found | {name: reads[name][0].index_select(1, rows) for name, rows in self.rows.items()}
+
+    def held(self, notes: Notes) -> dict[str, Tensor]:
+        """Return copies of the same parts of the notes."""
+        found = {name: cut.fresh.of(notes.whole[name]).clone() for name, cut in self.cuts.items()}
+        for name, rows in self.rows.items():
+            whole = notes.whole[name]
+            found[name] = whole.index_select(1, rows.to(whole.device))
+        return found
+
+    def write(self, notes: Notes, values: Mapping[str, Tensor]) -> None:
+        """Write these parts into the notes: those of ``fresh`` for the next edit, or those of ``held`` again."""
+        for name, cut in self.cuts.items():
+            cut.fresh.of(notes.whole[name]).copy_(values[name])
+        for name, rows in self.rows.items():
+            whole = notes.whole[name]
+            whole.index_copy_(1, rows.to(whole.device), values[name].to(whole))
