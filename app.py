@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine; gradio reads it at import
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as on the command line; before torch is imported
 
 import argparse
 import socket

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # torch's threads spin while they wait for each other: beside one busy core a picture took 60 times as long, and
+    # twice as long where they soon sleep; on a quiet machine it is the same. Read when torch is imported, below.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from .pipelines.errors import Cancelled, DeadheatError
 
     try:
