@@ -161,7 +161,7 @@ class _Ahead:
         self.made.clear()
         steps = self._steps(call)
         controlled = call.kwargs.get("down_block_additional_residuals") is not None
-        if past is None or controlled or len(steps) < 2 or not past.serves(call):
+        if past is None or controlled or len(steps) < 2 or not past.serving(call):
             return network(call)
         past.batched = call
         try:

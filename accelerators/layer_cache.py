@@ -6,10 +6,8 @@ EfficientVLA's cache of its diffusion head (Yang et al. 2025, https://arxiv.org/
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
-
 from .knobs import knob
-from .module_cache import ModuleCache, Part, cached
+from .module_cache import ModuleCache, Part
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,6 @@ class LayerCache(ModuleCache):
     def runs(self, step: int, steps: int) -> bool:
         """Tell whether the modules run at *step* (from 0) of a run of so many."""
         return step < self.warmup or step % self.every == 0 or step >= steps - 1
-
-    @classmethod
-    def cached(cls, name: str, module: nn.Module) -> bool:
-        return cached(name, module)
 
     def computes(self, part: Part, step: int, steps: int) -> bool:
         return self.runs(step, steps)

@@ -52,9 +52,9 @@ class ModuleCache(Accelerator):
     nodes: int
 
     @classmethod
-    @abstractmethod
     def cached(cls, name: str, module: nn.Module) -> bool:
-        """Tell whether the module of this name is one that may be skipped."""
+        """Tell whether the module of this name is one that may be skipped: all attention and feed-forward."""
+        return cached(name, module)
 
     @abstractmethod
     def computes(self, part: Part, step: int, steps: int) -> bool:

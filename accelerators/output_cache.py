@@ -24,7 +24,7 @@ from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .module_cache import cached, lacking
 from .predictors import combine, lagrange_weights
-from .recollection import Memory, Past, Recollection, Rule
+from .recollection import Memory, OfModule, Past, Recollection, Rule
 from .schedules import read_mask, stretched
 from .worth import amplifies, seldom_pays
 
@@ -130,17 +130,12 @@ class OutputCache(Accelerator):
         return around
 
     def _start_modules(self, link: Link) -> AroundModule:
-        recollections: dict[str, Recollection] = {}
+        modules: dict[str, OfModule] = {}
 
         def around(path: str, call: Call, run: Inner) -> Any:
-            if path not in recollections:
-                recollections[path] = Recollection(self, link)
-            recollection = recollections[path]
-            if (known := recollection.instead(call, None)) is not None:
-                return recollection.split(call, known)
-            out = run()
-            recollection.learn(call, recollection.joined(call, out))
-            return out
+            if path not in modules:
+                modules[path] = OfModule(self, link)
+            return modules[path](call, run)
 
         return around
 

@@ -2,13 +2,14 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..pipelines import Action, Call, Link
+from .schedules import due
 
 if TYPE_CHECKING:
     from .output_cache import OutputCache
@@ -31,16 +32,19 @@ class Rule:
     """Decides call by call whether the network runs, here as planned; born with its run, and anew when it forgets."""
 
     cache: "OutputCache"
+    since: dict[str, int] = field(default_factory=dict, init=False)  # by branch, the step that was learnt of last
 
     def see(self, call: Call, modulated: Callable[[], Tensor]) -> None:
         """Look at what the first block's attention will see of its input; only at the block stack."""
 
     def computes(self, call: Call) -> bool:
-        """Tell whether the network runs for *call*; asked once a call."""
-        return self.cache.computes(call.step, call.steps)
+        """Tell whether the network runs for *call*; asked once a call, of a module that is used twice, twice."""
+        since = min(self.since.get(branch, -1) for branch in call.branches)
+        return due(min(since, call.step - 1), call.step, lambda step: self.cache.computes(step, call.steps))
 
     def learn(self, call: Call, out: Tensor) -> None:
         """Take note of what the network gave."""
+        self.since.update(dict.fromkeys(call.branches, call.step))
 
 
 class Recollection:
@@ -52,7 +56,6 @@ class Recollection:
         self.memory: Memory = {}
         self.rule = cache.rule(self.memory)
         self.entering: Callable[[], Tensor] | None = None
-        self.lengths: dict[str, list[int]] = {}
         link.run.holds(self.past)
         link.run.holds(self.memory)
 
@@ -85,17 +88,6 @@ class Recollection:
         remember(self.past, call, self._where(call), self.cache.kept(call, out))
         self.rule.learn(call, out)
 
-    def joined(self, call: Call, out: Any) -> Tensor:
-        """Return what a module gave as one tensor: joint attention gives two, of image tokens and of text."""
-        parts = out if isinstance(out, tuple) else (out,)
-        self.lengths |= {branch: [part.shape[1] for part in parts] for branch in call.branches}
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-
-    def split(self, call: Call, out: Tensor) -> Any:
-        """Return it as the module would have given it."""
-        parts = out.split(self.lengths[call.branches[0]], 1)
-        return parts if len(parts) > 1 else parts[0]
-
     def _where(self, call: Call) -> float:
         return call.sigma if self.cache.axis == "sigma" else float(call.step)
 
@@ -104,6 +96,25 @@ class Recollection:
             self.past.clear()
             self.memory.clear()
             self.rule, self.link.stale = self.cache.rule(self.memory), False
+
+
+class OfModule:
+    """Remembers one module of a block; joint attention gives two tensors, of image tokens and of text."""
+
+    def __init__(self, cache: "OutputCache", link: Link) -> None:
+        self.recollection = Recollection(cache, link)
+        self.lengths: dict[str, list[int]] = {}
+
+    def __call__(self, call: Call, run: Callable[[], Any]) -> Any:
+        """Return what the module gives at this call, or the prediction that stands in for it."""
+        if (known := self.recollection.instead(call, None)) is not None:
+            parts = known.split(self.lengths[call.branches[0]], 1)
+            return parts if len(parts) > 1 else parts[0]
+        out = run()
+        parts = out if isinstance(out, tuple) else (out,)
+        self.lengths |= {branch: [part.shape[1] for part in parts] for branch in call.branches}
+        self.recollection.learn(call, torch.cat(parts, 1) if len(parts) > 1 else parts[0])
+        return out
 
 
 def remember(past: dict[str, Past], call: Call, where: float, out: Tensor) -> None:

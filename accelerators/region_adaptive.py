@@ -24,7 +24,7 @@ from ..pipelines import (
 from .base import Accelerator
 from .knobs import knob
 from .schedules import stretched
-from .worth import stochastic
+from .worth import parameters, stochastic
 
 MANY = 1024  # image tokens from which the numbers of active tokens are multiples of 64: fewer shapes for a GPU
 SMALL = 500e6  # parameters below which a step is so cheap that plainly fewer of them are the better bargain
@@ -135,7 +135,7 @@ class RegionAdaptive(Accelerator):
         if self.ratio == 1:
             return []
         said = []
-        size = sum(p.numel() for network in denoisers(pipe).values() for p in network.parameters())
+        size = parameters(pipe)
         if size < SMALL:
             said.append(
                 f"a denoiser of {size / 1e6:.0f} million parameters does better with plainly fewer steps: pocket-dit "

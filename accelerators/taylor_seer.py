@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
-
 from .knobs import knob
-from .module_cache import ModuleCache, Part, cached
+from .module_cache import ModuleCache, Part
 from .predictors import taylor_weights
 from .schedules import periodic
 from .worth import amplifies
@@ -44,10 +42,6 @@ class TaylorSeer(ModuleCache):
     def nodes(self) -> int:  # type: ignore[override]
         """How many past outputs a prediction uses at most."""
         return self.order + 1
-
-    @classmethod
-    def cached(cls, name: str, module: nn.Module) -> bool:
-        return cached(name, module)
 
     def computes(self, part: Part, step: int, steps: int) -> bool:
         return periodic(step, steps, self.every, self.warmup)

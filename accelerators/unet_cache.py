@@ -61,16 +61,15 @@ class Past:
         """Tell whether what was made at step *since* has had its day at *step* of a run of so many."""
         return due(since, step, lambda between: self.cache.computes(between, steps))
 
-    def serves(self, call: Call) -> bool:
-        """Tell whether the past stands in for the part at this call."""
+    def serving(self, call: Call) -> list[Made]:
+        """Return the past values that stand in for the part at this call, newest last; none where it has to run."""
         made = self._of(call)
-        return bool(made) and not self.due(made[-1].step, call.step, call.steps)
+        return [] if made and self.due(made[-1].step, call.step, call.steps) else made
 
     def instead(self, call: Call, hidden: Tensor) -> Any:
         """Return the prediction for *call*, one tensor or several; None where the part has to run."""
-        if not self.serves(call):
+        if not (made := self.serving(call)):
             return None
-        made = self._of(call)
         self.link.note("partial", self.cache.reason())
         weights = lagrange_weights([node.step for node in made], call.step)
         parts = tuple(combine(weights, values) for values in zip(*(node.parts for node in made), strict=True))

@@ -55,9 +55,14 @@ def seldom_pays(cache: Accelerator, pipe: Any, steps: int) -> list[str]:
     return said
 
 
+def parameters(pipe: Any) -> int:
+    """Return how many parameters the denoisers have."""
+    return sum(p.numel() for network in denoisers(pipe).values() for p in network.parameters())
+
+
 def saves_little(cache: Accelerator, pipe: Any) -> list[str]:
     """Return a sentence if a network is too small for a *cache* of parts of it to save much."""
-    size = sum(p.numel() for network in denoisers(pipe).values() for p in network.parameters())
+    size = parameters(pipe)
     if is_neutral(cache) or size >= SMALL:
         return []
     return [

@@ -83,3 +83,14 @@ def test_the_place_is_the_seat():
         EasyCache(fill="residual", place="stack")
     with pytest.raises(KnobError, match="place=stack"):
         ABCache(place="modules", first=1)
+
+
+@pytest.mark.parametrize("on", UNETS)
+def test_a_step_that_was_missed_is_made_up_for(on: str):
+    """Behind a cache of the output that skips a step at which the part was to run, the part runs at the next call."""
+    outer = ABCache(order=1, every=2, warmup=1)
+    ours = LeMiCa(place="deep", order=1, mask="0 4 8 11", of=12)
+    assert torch.equal(drawn(on, outer, ours, steps=12), drawn(on, outer, Clockwork(clock=4, last=1), steps=12))
+    modules = LeMiCa(place="modules", order=1, mask="0 4 8 11", of=12)
+    layers = LayerCache(every=4, warmup=1)
+    assert torch.equal(drawn(on, outer, modules, steps=12), drawn(on, outer, layers, steps=12))
