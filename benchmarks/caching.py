@@ -1,6 +1,7 @@
 """Every feature cache on a pocket model, interleaved in one process, with plainly fewer steps beside them.
 
     python -m benchmarks.caching [pocket-dit] [--prompts 32] [--repeats 5] [--out benchmarks/results]
+    python -m benchmarks.caching --prompts 3 --repeats 31 --name caching-again --lanes auto-16 fewer-steps:steps=16
 
 Writes `caching-MODEL.json` (every number, with hardware and versions) and charts of seconds against PSNR and SSIM.
 cache-dit's DBCache joins where it is installed (`pip install 'deadheat[peers]'`); the others need nothing more. The

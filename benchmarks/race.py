@@ -32,6 +32,8 @@ def parser(description: str | None, repeats: int = 5) -> argparse.ArgumentParser
     made.add_argument("model", nargs="?", default="pocket-dit")
     made.add_argument("--prompts", type=int, default=32)
     made.add_argument("--repeats", type=int, default=repeats)
+    made.add_argument("--lanes", nargs="+", help="only these of its recipes")
+    made.add_argument("--name", help="of the result files, instead of the benchmark's own")
     made.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return made
 
@@ -54,6 +56,10 @@ def race(
         options: for ``compare``.
     """
     threads = torch.get_num_threads()
+    if arguments.lanes:
+        lines = {
+            line: [r for r in recipes if {r.title, str(r)} & {*arguments.lanes}] for line, recipes in lines.items()
+        }
     names = {recipe.title or str(recipe): line for line, recipes in lines.items() for recipe in recipes}
     result = compare(
         pipe, [recipe for recipes in lines.values() for recipe in recipes],
@@ -63,8 +69,25 @@ def race(
     torch.set_num_threads(threads)
     result.environment["pipeline"]["threads"] = threads  # of all that was timed
     print(result.table())
-    write(result, names, arguments.out / f"{kind}-{arguments.model}")
+    for lane, control in beaten(result, names).items():
+        print(f"plainly fewer steps are better: {control} is faster than {lane}, and closer")
+    write(result, names, arguments.out / (arguments.name or f"{kind}-{arguments.model}"))
     return result
+
+
+def beaten(result: Comparison, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the lanes to which some control is superior in both, median seconds and mean PSNR, and the best such."""
+    found = {}
+    controls = [lane for lane in result.variants if names[lane.name] == CONTROL]
+    for lane in result.variants:
+        better = [c for c in controls if c.median <= lane.median and _close(c) > _close(lane)]
+        if better and lane not in controls:
+            found[lane.name] = max(better, key=_close).name
+    return found
+
+
+def _close(lane: Lane) -> float:
+    return lane.mean("psnr") or 0.0
 
 
 class _Told:
@@ -94,6 +117,7 @@ def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
         "baseline": row("baseline", result.baseline, metrics),
         "lanes": [row(names[lane.name], lane, metrics) for lane in result.variants],
     }
+    record["plainly fewer steps are better"] = beaten(result, names)
     truth = look(rendered(SCENES)).features
     for kept, lane in zip([record["baseline"], *record["lanes"]], [result.baseline, *result.variants], strict=True):
         kept["frechet"] = frechet(look(torch.stack([cell.picture for cell in lane.cells])).features, truth)
