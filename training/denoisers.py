@@ -28,6 +28,7 @@ GUIDANCE = 4.0
 STEPS = 28
 _HALF_SHARE = (0.8, 0.2)  # of the steps, at half size, when training begins and ends: views four times cheaper
 _SHIFT = 2.5
+_TEACHERS_SHARE = 0.75
 
 
 def prompts(count: int, seed: str = "held out prompts") -> list[str]:
@@ -81,14 +82,7 @@ class DitPart(Denoiser):
     def error(self, latents: Tensor, ids: Tensor) -> Tensor:
         time = _times(len(latents), latents.device)
         noise, t = torch.randn_like(latents), time[:, None, None, None]
-        outputs = [self.net[name](ids, output_hidden_states=True) for name in ("first", "second")]
-        velocity = self.net["dit"](
-            (1 - t) * latents + t * noise,
-            encoder_hidden_states=torch.cat([out.hidden_states[-2] for out in outputs], -1),
-            pooled_projections=torch.cat([out.text_embeds for out in outputs], -1),
-            timestep=time * 1000,
-            return_dict=False,
-        )[0]
+        velocity = flow(self.net, (1 - t) * latents + t * noise, time, ids)
         return ((velocity.float() - (noise - latents)) ** 2).mean()
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
@@ -106,7 +100,12 @@ class DitPart(Denoiser):
 
 
 class UnetPart(Denoiser):
-    """`UNet2DConditionModel` with the CLIP's own text tower, predicting v (Salimans & Ho 2022)."""
+    """`UNet2DConditionModel` with the CLIP's own text tower, predicting v (Salimans & Ho 2022).
+
+    With a `teacher` (a trained transformer of the same latents) it learns mostly from what that predicts: the mean of
+    all pictures that may lie behind the noise, where the picture drawn by lot is only one of them. That target has
+    little noise of its own, so far fewer samples do; the pictures' share keeps the teacher's errors out.
+    """
 
     name = "pocket-unet"
     scheduler = DDIMScheduler(
@@ -123,13 +122,32 @@ class UnetPart(Denoiser):
         """Matrices and convolutions inside the blocks."""
         return name.startswith(("unet.down", "unet.mid", "unet.up")) and p.ndim >= 2 and "time_emb" not in name
 
+    def __init__(
+        self, net: nn.Module, stream: Stream, side: int, steps: int = STEPS, teacher: nn.ModuleDict | None = None
+    ) -> None:
+        super().__init__(net, stream, side, steps)
+        self.teacher = teacher and teacher.to(stream.renderer.device).eval().requires_grad_(False)
+        kept = self.scheduler.alphas_cumprod.to(stream.renderer.device)
+        self._signal, self._noise = kept.sqrt(), (1 - kept).sqrt()
+
     def error(self, latents: Tensor, ids: Tensor) -> Tensor:
+        # The same noise levels as the transformer's, in this schedule's timesteps.
+        levels = self._noise / (self._signal + self._noise)
+        time = torch.searchsorted(levels, _times(len(latents), latents.device)).clamp(max=len(levels) - 1)
+        signal, spread = (table[time][:, None, None, None] for table in (self._signal, self._noise))
         noise = torch.randn_like(latents)
-        time = torch.randint(0, 1000, (len(latents),), device=latents.device)
+        noised = signal * latents + spread * noise
+        target = signal * noise - spread * latents
+        if self.teacher is not None:
+            with torch.no_grad():
+                level = spread / (signal + spread)
+                mixed = noised / (signal + spread)
+                velocity = flow(self.teacher, mixed, level.flatten(), ids).float()
+            told = signal * (mixed + (1 - level) * velocity) - spread * (mixed - level * velocity)
+            target = target.lerp(told, _TEACHERS_SHARE)
         words = self.net["first"](ids).last_hidden_state
-        noised = self.scheduler.add_noise(latents, noise, time)
         out = self.net["unet"](noised, time, encoder_hidden_states=words, return_dict=False)[0]
-        return ((out.float() - self.scheduler.get_velocity(latents, noise, time)) ** 2).mean()
+        return ((out.float() - target) ** 2).mean()
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
         first = net["first"]
@@ -167,6 +185,18 @@ def dit_net(tokenizer: CLIPTokenizer, shape: dict[str, int], channels: int, late
         if name.startswith("proj_out") or ("norm" in name and "linear" in name):
             nn.init.zeros_(p)
     return nn.ModuleDict({"dit": dit, "first": tower(tokenizer, FIRST), "second": tower(tokenizer, SECOND)})
+
+
+def flow(net: nn.ModuleDict, noised: Tensor, time: Tensor, ids: Tensor) -> Tensor:
+    """The transformer's velocity, noise - picture, for noised latents at times (N,) from 0 to 1."""
+    outputs = [net[name](ids, output_hidden_states=True) for name in ("first", "second")]
+    return net["dit"](
+        noised,
+        encoder_hidden_states=torch.cat([out.hidden_states[-2] for out in outputs], -1),
+        pooled_projections=torch.cat([out.text_embeds for out in outputs], -1),
+        timestep=time * 1000,
+        return_dict=False,
+    )[0]
 
 
 def unet_net(tokenizer: CLIPTokenizer, widths: Sequence[int], channels: int, latent_side: int) -> nn.ModuleDict:

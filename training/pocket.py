@@ -135,7 +135,7 @@ class Workshop:
     def dit(self) -> DitPart:
         """The transformer, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
         vae = self._vae()
-        net = dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
+        net = self._dit_net(vae)
         if self.init:
             warm.adopt_dit(net, self.tokenizer, self.init)
         else:
@@ -152,7 +152,22 @@ class Workshop:
         net["first"].load_state_dict(self._text_tower())
         if self.options.init_unet:
             warm.adopt_unet(net, self.tokenizer, Path(self.options.init_unet))
-        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps)
+        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, self._teacher(vae))
+
+    def _dit_net(self, vae: AutoencoderKL) -> nn.ModuleDict:
+        return dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
+
+    def _teacher(self, vae: AutoencoderKL) -> nn.ModuleDict | None:
+        """The transformer that the UNet learns from: the one named, or the one trained in this folder."""
+        trained = self.out / "pocket-dit.pt"
+        if not self.options.teacher and not trained.exists():
+            return None
+        net = self._dit_net(vae)
+        if self.options.teacher:
+            warm.adopt_dit(net, self.tokenizer, Path(self.options.teacher))
+        else:
+            net.load_state_dict(torch.load(trained, map_location=self.device, weights_only=True)["average"])
+        return net
 
     def export(self) -> None:
         """Write every trained pipeline, score it, and write its card."""
@@ -237,6 +252,7 @@ def main(command: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path(".checkpoints/pocket"), help="checkpoints and exports")
     parser.add_argument("--init", help="a pocket-dit folder to begin from; its latents are kept")
     parser.add_argument("--init-unet", help="a pocket-unet folder to begin from, trained on the same latents")
+    parser.add_argument("--teacher", help="a pocket-dit folder for pocket-unet to learn from (default: OUT's own)")
     parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
     parser.add_argument("--judged", type=int, help="score exports on this many prompts instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
