@@ -38,13 +38,23 @@ def prompts(count: int, seed: str = "held out prompts") -> list[str]:
 
 
 class Denoiser:
-    """What both have in common: batches at two sizes, and pictures drawn by the real pipeline."""
+    """What both have in common: batches at two sizes, noise, and pictures drawn by the real pipeline.
+
+    With a `teacher` (a trained denoiser of the same latents) one learns mostly from what that predicts: the mean of
+    all pictures that may lie behind the noise, where the picture drawn by lot is only one of them. That target has
+    little noise of its own, so far fewer samples do; the pictures' own share keeps the teacher's errors out.
+    """
 
     name: str
     net: nn.Module
 
-    def __init__(self, net: nn.Module, stream: Stream, side: int, steps: int = STEPS) -> None:
+    def __init__(
+        self, net: nn.Module, stream: Stream, side: int, steps: int = STEPS, teacher: Denoiser | None = None
+    ) -> None:
         self.net, self.stream, self.side, self.steps = net.to(stream.renderer.device), stream, side, steps
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.net.eval().requires_grad_(False)
 
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """The error of the predicted velocity at random times; what things are is learned small, and details large."""
@@ -56,7 +66,26 @@ class Denoiser:
             return self.error(latents, ids), count
 
     def error(self, latents: Tensor, ids: Tensor) -> Tensor:
-        """The mean squared error of the prediction for noised latents."""
+        """The mean squared error of the prediction for noised latents (1 - level) latents + level noise."""
+        level = self.levels(len(latents)).to(latents.device)[:, None, None, None]
+        noise = torch.randn_like(latents)
+        mixed, velocity = (1 - level) * latents + level * noise, noise - latents
+        if self.teacher is not None:
+            with torch.no_grad():
+                velocity = velocity.lerp(self.teacher.velocity(mixed, level, ids).float(), _TEACHERS_SHARE)
+        missed = self.velocity(mixed, level, ids).float() - velocity
+        return (self.weight(level) * missed**2).mean()
+
+    def levels(self, count: int) -> Tensor:
+        """Noise levels by lot, from 0 (a picture) to 1 (noise)."""
+        return _times(count)
+
+    def weight(self, level: Tensor) -> Tensor | float:
+        """What an error at this level counts."""
+        return 1.0
+
+    def velocity(self, mixed: Tensor, level: Tensor, ids: Tensor) -> Tensor:
+        """The predicted noise - picture for mixed latents (N, C, h, w) at levels (N, 1, 1, 1)."""
         raise NotImplementedError
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
@@ -79,11 +108,15 @@ class DitPart(Denoiser):
         """Attention and feed-forward matrices."""
         return name.startswith("dit.transformer_blocks") and p.ndim == 2 and "norm1" not in name
 
-    def error(self, latents: Tensor, ids: Tensor) -> Tensor:
-        time = _times(len(latents), latents.device)
-        noise, t = torch.randn_like(latents), time[:, None, None, None]
-        velocity = flow(self.net, (1 - t) * latents + t * noise, time, ids)
-        return ((velocity.float() - (noise - latents)) ** 2).mean()
+    def velocity(self, mixed: Tensor, level: Tensor, ids: Tensor) -> Tensor:
+        outputs = [self.net[name](ids, output_hidden_states=True) for name in ("first", "second")]
+        return self.net["dit"](
+            mixed,
+            encoder_hidden_states=torch.cat([out.hidden_states[-2] for out in outputs], -1),
+            pooled_projections=torch.cat([out.text_embeds for out in outputs], -1),
+            timestep=level.flatten() * 1000,
+            return_dict=False,
+        )[0]
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
         return StableDiffusion3Pipeline(
@@ -102,9 +135,8 @@ class DitPart(Denoiser):
 class UnetPart(Denoiser):
     """`UNet2DConditionModel` with the CLIP's own text tower, predicting v (Salimans & Ho 2022).
 
-    With a `teacher` (a trained transformer of the same latents) it learns mostly from what that predicts: the mean of
-    all pictures that may lie behind the noise, where the picture drawn by lot is only one of them. That target has
-    little noise of its own, so far fewer samples do; the pictures' share keeps the teacher's errors out.
+    Its schedule mixes signal s and noise n with s^2 + n^2 = 1; divided by s + n that is the mixture at level
+    n / (s + n), and an error of v is one of the velocity divided by s + n.
     """
 
     name = "pocket-unet"
@@ -122,32 +154,28 @@ class UnetPart(Denoiser):
         """Matrices and convolutions inside the blocks."""
         return name.startswith(("unet.down", "unet.mid", "unet.up")) and p.ndim >= 2 and "time_emb" not in name
 
-    def __init__(
-        self, net: nn.Module, stream: Stream, side: int, steps: int = STEPS, teacher: nn.ModuleDict | None = None
-    ) -> None:
-        super().__init__(net, stream, side, steps)
-        self.teacher = teacher and teacher.to(stream.renderer.device).eval().requires_grad_(False)
-        kept = self.scheduler.alphas_cumprod.to(stream.renderer.device)
-        self._signal, self._noise = kept.sqrt(), (1 - kept).sqrt()
+    def levels(self, count: int) -> Tensor:
+        return self._table[self._timesteps(_times(count))]
 
-    def error(self, latents: Tensor, ids: Tensor) -> Tensor:
-        # The same noise levels as the transformer's, in this schedule's timesteps.
-        levels = self._noise / (self._signal + self._noise)
-        time = torch.searchsorted(levels, _times(len(latents), latents.device)).clamp(max=len(levels) - 1)
-        signal, spread = (table[time][:, None, None, None] for table in (self._signal, self._noise))
-        noise = torch.randn_like(latents)
-        noised = signal * latents + spread * noise
-        target = signal * noise - spread * latents
-        if self.teacher is not None:
-            with torch.no_grad():
-                level = spread / (signal + spread)
-                mixed = noised / (signal + spread)
-                velocity = flow(self.teacher, mixed, level.flatten(), ids).float()
-            told = signal * (mixed + (1 - level) * velocity) - spread * (mixed - level * velocity)
-            target = target.lerp(told, _TEACHERS_SHARE)
+    def weight(self, level: Tensor) -> Tensor:
+        return (1 - level) ** 2 + level**2
+
+    def velocity(self, mixed: Tensor, level: Tensor, ids: Tensor) -> Tensor:
+        both = self.weight(level).rsqrt()  # s + n
+        signal, spread = (1 - level) * both, level * both
         words = self.net["first"](ids).last_hidden_state
-        out = self.net["unet"](noised, time, encoder_hidden_states=words, return_dict=False)[0]
-        return ((out.float() - target) ** 2).mean()
+        time = self._timesteps(level.flatten().cpu()).to(mixed.device)
+        v = self.net["unet"](mixed * both, time, encoder_hidden_states=words, return_dict=False)[0]
+        return both * (v - (signal - spread) * mixed)
+
+    @property
+    def _table(self) -> Tensor:
+        kept = self.scheduler.alphas_cumprod
+        return (1 - kept).sqrt() / (kept.sqrt() + (1 - kept).sqrt())
+
+    def _timesteps(self, level: Tensor) -> Tensor:
+        """The timesteps of the schedule next to these levels (N,)."""
+        return torch.searchsorted(self._table, level - 1e-6).clamp(max=len(self._table) - 1)
 
     def pipeline(self, net: nn.Module) -> DiffusionPipeline:
         first = net["first"]
@@ -185,18 +213,6 @@ def dit_net(tokenizer: CLIPTokenizer, shape: dict[str, int], channels: int, late
         if name.startswith("proj_out") or ("norm" in name and "linear" in name):
             nn.init.zeros_(p)
     return nn.ModuleDict({"dit": dit, "first": tower(tokenizer, FIRST), "second": tower(tokenizer, SECOND)})
-
-
-def flow(net: nn.ModuleDict, noised: Tensor, time: Tensor, ids: Tensor) -> Tensor:
-    """The transformer's velocity, noise - picture, for noised latents at times (N,) from 0 to 1."""
-    outputs = [net[name](ids, output_hidden_states=True) for name in ("first", "second")]
-    return net["dit"](
-        noised,
-        encoder_hidden_states=torch.cat([out.hidden_states[-2] for out in outputs], -1),
-        pooled_projections=torch.cat([out.text_embeds for out in outputs], -1),
-        timestep=time * 1000,
-        return_dict=False,
-    )[0]
 
 
 def unet_net(tokenizer: CLIPTokenizer, widths: Sequence[int], channels: int, latent_side: int) -> nn.ModuleDict:
@@ -242,8 +258,8 @@ def adherence_means(words: Sequence[str], pictures: Tensor) -> dict[str, float]:
     return means
 
 
-def _times(count: int, device: torch.device) -> Tensor:
+def _times(count: int) -> Tensor:
     """Logit-normal times, one from each of `count` equal slices of the distribution, moved towards noise."""
     slices = (torch.arange(count) + torch.rand(count)) / count
     t = torch.special.ndtri(slices.clamp(1e-4, 1 - 1e-4)).sigmoid()[torch.randperm(count)]
-    return (_SHIFT * t / (1 + (_SHIFT - 1) * t)).to(device)
+    return _SHIFT * t / (1 + (_SHIFT - 1) * t)

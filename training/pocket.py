@@ -99,7 +99,7 @@ class Workshop:
     def __init__(self, preset: Preset, out: Path, options: argparse.Namespace) -> None:
         self.preset, self.out, self.options = preset, out, options
         self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.init = Path(options.init) if options.init else None
+        self.init: Path | None = options.init
         self.renderer = Renderer(self.device)
         self.tokenizer: CLIPTokenizer = build()
         out.mkdir(parents=True, exist_ok=True)
@@ -134,40 +134,47 @@ class Workshop:
 
     def dit(self) -> DitPart:
         """The transformer, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
+        return self._dit(self.init, self._teacher())
+
+    def unet(self) -> UnetPart:
+        """The UNet, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
+        return self._unet(self.options.init_unet, self._teacher() or self._trained_dit())
+
+    def _dit(self, start: Path | None, teacher: Denoiser | None = None) -> DitPart:
         vae = self._vae()
-        net = self._dit_net(vae)
-        if self.init:
-            warm.adopt_dit(net, self.tokenizer, self.init)
+        net = dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
+        if start:
+            warm.adopt_dit(net, self.tokenizer, start)
         else:
             net["first"].load_state_dict(self._text_tower())
         if self.device == "cuda":
             for block in net["dit"].transformer_blocks:
                 block.compile()
-        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps)
+        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher)
 
-    def unet(self) -> UnetPart:
-        """The UNet, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
+    def _unet(self, start: Path | None, teacher: Denoiser | None = None) -> UnetPart:
         vae = self._vae()
         net = unet_net(self.tokenizer, self.preset.unet, vae.config.latent_channels, self.preset.side // 8)
         net["first"].load_state_dict(self._text_tower())
-        if self.options.init_unet:
-            warm.adopt_unet(net, self.tokenizer, Path(self.options.init_unet))
-        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, self._teacher(vae))
+        if start:
+            warm.adopt_unet(net, self.tokenizer, start)
+        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher)
 
-    def _dit_net(self, vae: AutoencoderKL) -> nn.ModuleDict:
-        return dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
-
-    def _teacher(self, vae: AutoencoderKL) -> nn.ModuleDict | None:
-        """The transformer that the UNet learns from: the one named, or the one trained in this folder."""
-        trained = self.out / "pocket-dit.pt"
-        if not self.options.teacher and not trained.exists():
+    def _teacher(self) -> Denoiser | None:
+        """The pipeline named to learn from."""
+        folder = self.options.teacher
+        if not folder:
             return None
-        net = self._dit_net(vae)
-        if self.options.teacher:
-            warm.adopt_dit(net, self.tokenizer, Path(self.options.teacher))
-        else:
-            net.load_state_dict(torch.load(trained, map_location=self.device, weights_only=True)["average"])
-        return net
+        return self._unet(folder) if (folder / "unet").exists() else self._dit(folder)
+
+    def _trained_dit(self) -> Denoiser | None:
+        """The transformer trained in this folder, for the UNet to learn from."""
+        trained = self.out / "pocket-dit.pt"
+        if not trained.exists():
+            return None
+        part = self._dit(None)
+        part.net.load_state_dict(torch.load(trained, map_location=self.device, weights_only=True)["average"])
+        return part
 
     def export(self) -> None:
         """Write every trained pipeline, score it, and write its card."""
@@ -250,9 +257,13 @@ def main(command: list[str]) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="only these (default: all)")
     parser.add_argument("--out", type=Path, default=Path(".checkpoints/pocket"), help="checkpoints and exports")
-    parser.add_argument("--init", help="a pocket-dit folder to begin from; its latents are kept")
-    parser.add_argument("--init-unet", help="a pocket-unet folder to begin from, trained on the same latents")
-    parser.add_argument("--teacher", help="a pocket-dit folder for pocket-unet to learn from (default: OUT's own)")
+    parser.add_argument("--init", type=Path, help="a pocket-dit folder to begin from; its latents are kept")
+    parser.add_argument(
+        "--init-unet", type=Path, help="a pocket-unet folder to begin from, trained on the same latents"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, help="a pocket pipeline to learn from (default: for pocket-unet, OUT's own pocket-dit)"
+    )
     parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
     parser.add_argument("--judged", type=int, help="score exports on this many prompts instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
