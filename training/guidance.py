@@ -149,6 +149,8 @@ def trained(options: argparse.Namespace) -> Path:
     pipe = load(options.model, device=options.device)
     torch.manual_seed(0)
     adapter = Adapter(adapter_shape(pipe, options.kind, options.width, options.scales)).to(options.device)
+    if options.init:
+        adapter.load_state_dict(load_adapter(options.init)[0].float().state_dict())
     base, network = base_of(pipe), the_network(pipe)
     del pipe  # text encoders and autoencoder go
     data = [Trajectories(options.out / part, options.scales, options.device) for part in ("recorded", "held")]
@@ -161,7 +163,13 @@ def trained(options: argparse.Namespace) -> Path:
         best = fit(part, budget, options.out)
         with torch.no_grad():
             numbers, _ = part.show(best)
-    facts = {"pictures": options.prompts, "samples": options.samples, "share": share, **numbers}
+    facts = {
+        "begun_from": str(options.init or ""),
+        "pictures": options.prompts,
+        "samples": options.samples,
+        "share": share,
+        **numbers,
+    }
     save_adapter(best.half(), folder, base, facts)  # type: ignore[arg-type]
     return folder
 
@@ -230,7 +238,8 @@ def card(options: argparse.Namespace, folder: Path, rows: list[dict[str, Any]]) 
         f"{options.scales[1]:g}; {100 * facts['share']:.1f} % of its parameters, kind `{options.kind}`. "
         "The method: Adapter Guidance Distillation, arXiv:2503.07274.",
         "",
-        f"Trained on {facts['pictures']} guided pictures of the model itself, {facts['samples']} samples. Of what "
+        f"Trained on {facts['pictures']} guided pictures of the model itself, {facts['samples']} samples"
+        f"{', begun from an earlier adapter' if facts['begun_from'] else ''}. Of what "
         f"guidance adds to a prediction, {100 * facts['missing']:.0f} % (squared) is missing on held-out pictures.",
         "",
         f"{options.judged} held-out prompts, {2 * options.steps} steps, compared with real guidance (PSNR in dB):",
@@ -263,6 +272,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scales", type=float, nargs=2, default=(1.0, 8.0), help="smallest and largest guidance")
     parser.add_argument("--size", type=_size, action="append", help="WIDTHxHEIGHT, several in turn, the largest last")
     parser.add_argument("--set", type=_argument, action="append", default=[], help="NAME=JSON for the pipeline's call")
+    parser.add_argument("--init", type=Path, help="an adapter to begin from, as of the model before it was trained on")
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
     parser.add_argument("--width", type=int, default=44, help="channels inside the adapter")
     parser.add_argument("--samples", type=int, default=24_000, help="states to train on, repeats included")

@@ -159,6 +159,12 @@ def test_the_command_trains_writes_and_resumes(on: str, tmp_path, capsys):
     with attached(pipe, GuidanceAdapter(weights=str(folder))) as session:
         FAMILIES[on].call(pipe, 2)
     assert session.report().calls == 2
+    again = [*command, "--init", str(folder), "--lr=0"]
+    again[again.index("--out") + 1] = str(tmp_path / "again")
+    guidance.main(again)
+    begun, first = (load_adapter(part)[0].state_dict() for part in (tmp_path / "again" / "guidance-adapter", folder))
+    assert all(torch.equal(begun[name], first[name]) for name in first)
+    assert "begun from an earlier adapter" in (tmp_path / "again" / "guidance-adapter" / "README.md").read_text()
 
 
 def test_prompts_are_needed_and_some_are_held_out(tmp_path):
