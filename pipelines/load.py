@@ -64,14 +64,13 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
     resolved = given.resolved()
     name = str(model)
     if name in POCKET:
-        third = {"text_encoder_3": None, "tokenizer_3": None} if POCKET[name].family == "Stable Diffusion 3" else {}
-        pipe = _read(POCKET[name].folder, name, third, resolved)
-        if third:
+        pipe = _read(POCKET[name].folder, name, _absent(POCKET[name].folder), resolved)
+        if POCKET[name].family == "Stable Diffusion 3":
             without_t5(pipe)
         without_unknown_words(pipe)
     elif Path(name).is_dir():
         _check_folder(Path(name))
-        pipe = _read(Path(name), name, {}, resolved)
+        pipe = _read(Path(name), name, _absent(Path(name)), resolved)
     else:
         check_name(name)
         pipe = _read(name, name, {"revision": revision} if revision else {}, resolved)
@@ -130,6 +129,15 @@ def _check_folder(folder: Path) -> None:
             f"{folder} holds pickled weights only ({pickled[0].name}), which can run any code when opened; "
             "save it again with pipe.save_pretrained(folder), which writes safetensors"
         )
+
+
+def _absent(folder: Path) -> dict[str, Any]:
+    """Return the components saved as absent, such as SD3's third text encoder, which diffusers wants to be told."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return {name: None for name, kind in index.items() if kind == [None, None]}
+    except (OSError, ValueError, AttributeError):  # diffusers reads it again, and says what is wrong
+        return {}
 
 
 @contextmanager
