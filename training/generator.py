@@ -47,13 +47,16 @@ class Layout:
     things: np.ndarray
 
 
-def draw(rng: random.Random) -> Scene:
-    """A scene by lot: 40 % one thing, 45 % two, 15 % three; no two of a kind, none in its ground's colour."""
+def draw(rng: random.Random, pictograms: float = 0.78) -> Scene:
+    """A scene by lot: 40 % one thing, 45 % two, 15 % three; no two of a kind, none in its ground's colour.
+
+    A thing is a pictogram with the given probability, and otherwise a shape.
+    """
     count = rng.choices((1, 2, 3), (40, 45, 15))[0]
     ground = Ground(rng.choice(list(COLOURS)), rng.choices(STYLES, (32, 20, 18, 15, 15))[0])
     kinds: list[str] = []
     while len(kinds) < count:
-        kind = rng.choice(PICTOGRAMS if rng.random() < 0.78 else SHAPES)
+        kind = rng.choice(PICTOGRAMS if rng.random() < pictograms else SHAPES)
         if kind not in kinds:
             kinds.append(kind)
     colours = [c for c in COLOURS if c != ground.colour]
