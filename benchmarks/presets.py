@@ -2,7 +2,8 @@
 
     python -m benchmarks.presets fit pocket-dit    records 32 runs and writes auto-18 to auto-7
     python -m benchmarks.presets goals pocket-dit  writes faithful, balanced and fast, with what `benchmarks.caching`
-                                                   measured of them
+                                                   measured of them: scores from `caching-MODEL.json`, speed-ups from
+                                                   `caching-MODEL-31-rounds.json`
 
 One preset of another model or pipeline is `deadheat calibrate auto MODEL --calls N`.
 """
@@ -43,14 +44,17 @@ def fit(model: str) -> None:
 
 def goals(model: str) -> None:
     """Name three of them by what they are for, and say what the benchmark found."""
-    record = json.loads((RESULTS / f"caching-{model}.json").read_text(encoding="utf-8"))
+    record, rounds = (
+        json.loads((RESULTS / f"caching-{model}{part}.json").read_text(encoding="utf-8"))
+        for part in ("", "-31-rounds")
+    )
     count, lanes = len(record["settings"]["prompts"]), {lane["lane"]: lane for lane in record["lanes"]}
+    speedups = {lane["lane"]: lane["speedup"] for lane in rounds["lanes"]}
     for goal, (calls, what) in GOALS.items():
         recipe = Recipe.from_toml(PRESETS / model / f"auto-{calls}.toml")
-        lane = lanes[f"auto-{calls}"]
-        score = lane["scores"]["psnr"]
+        score = lanes[f"auto-{calls}"]["scores"]["psnr"]
         about = (
-            f"Expect {lane['speedup']:.1f}x, PSNR {score['mean']:.0f} dB in the mean and {score['worst']:.0f} dB at "
+            f"Expect {speedups[f'auto-{calls}']:.1f}x, PSNR {score['mean']:.0f} dB in the mean and {score['worst']:.0f} dB at "
             f"worst ({count} held-out prompts, two CPU cores): {what}. {recipe.about}"
         )
         _write(replace(recipe, title=goal, about=about), model)
