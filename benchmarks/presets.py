@@ -54,8 +54,8 @@ def goals(model: str) -> None:
         recipe = Recipe.from_toml(PRESETS / model / f"auto-{calls}.toml")
         score = lanes[f"auto-{calls}"]["scores"]["psnr"]
         about = (
-            f"Expect {speedups[f'auto-{calls}']:.1f}x, PSNR {score['mean']:.0f} dB in the mean and {score['worst']:.0f} dB at "
-            f"worst ({count} held-out prompts, two CPU cores): {what}. {recipe.about}"
+            f"Expect {speedups[f'auto-{calls}']:.1f}x, PSNR {score['mean']:.0f} dB in the mean and "
+            f"{score['worst']:.0f} dB at worst ({count} held-out prompts, two CPU cores): {what}. {recipe.about}"
         )
         _write(replace(recipe, title=goal, about=about), model)
 
