@@ -164,7 +164,7 @@ def trained(options: argparse.Namespace) -> Path:
         with torch.no_grad():
             numbers, _ = part.show(best)
     facts = {
-        "begun_from": str(options.init or ""),
+        "begun": options.init is not None,
         "pictures": options.prompts,
         "samples": options.samples,
         "share": share,
