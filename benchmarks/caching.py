@@ -1,7 +1,12 @@
-"""Every feature cache on a pocket model, interleaved in one process, with plainly fewer steps beside them.
+r"""Every feature cache on a pocket model, interleaved in one process, with plainly fewer steps beside them.
 
     python -m benchmarks.caching [pocket-dit] [--prompts 32] [--repeats 5] [--out benchmarks/results]
-    python -m benchmarks.caching --prompts 3 --repeats 31 --name caching-again --lanes auto-16 fewer-steps:steps=16
+    python -m benchmarks.caching --prompts 3 --repeats 31 --name caching-pocket-dit-31-rounds --lanes auto-16 auto-13 \
+        auto-9 fewer-steps:steps=16 fewer-steps:steps=13 fewer-steps:steps=9 easy-cache sea-cache sada:start=0.2 \
+        ab-cache sea-cache:threshold=0.5,most=4
+    python -m benchmarks.caching pocket-unet --prompts 3 --repeats 31 --name caching-pocket-unet-31-rounds --lanes \
+        auto-16 auto-13 auto-9 fewer-steps:steps=16 fewer-steps:steps=13 fewer-steps:steps=9 deepcache:every=2 \
+        deepcache sada:start=0.2
 
 Writes `caching-MODEL.json` (every number, with hardware and versions) and charts of seconds against PSNR and SSIM.
 cache-dit's DBCache joins where it is installed (`pip install 'deadheat[peers]'`); the others need nothing more. The

@@ -140,7 +140,7 @@ class Workshop:
         """The UNet, begun from the tiny CLIP's text tower, or from an earlier pipeline."""
         return self._unet(self.options.init_unet, self._teacher() or self._trained_dit())
 
-    def _dit(self, start: Path | None, teacher: Denoiser | None = None) -> DitPart:
+    def _dit(self, start: Path | None = None, teacher: Denoiser | None = None) -> DitPart:
         vae = self._vae()
         net = dit_net(self.tokenizer, self.preset.dit, vae.config.latent_channels, self.preset.side // 8)
         if start:
@@ -152,7 +152,7 @@ class Workshop:
                 block.compile()
         return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher)
 
-    def _unet(self, start: Path | None, teacher: Denoiser | None = None) -> UnetPart:
+    def _unet(self, start: Path | None = None, teacher: Denoiser | None = None) -> UnetPart:
         vae = self._vae()
         net = unet_net(self.tokenizer, self.preset.unet, vae.config.latent_channels, self.preset.side // 8)
         net["first"].load_state_dict(self._text_tower())
@@ -169,22 +169,22 @@ class Workshop:
 
     def _trained_dit(self) -> Denoiser | None:
         """The transformer trained in this folder, for the UNet to learn from."""
-        trained = self.out / "pocket-dit.pt"
-        if not trained.exists():
-            return None
-        part = self._dit(None)
-        part.net.load_state_dict(torch.load(trained, map_location=self.device, weights_only=True)["average"])
+        return self._trained(self._dit()) if (self.out / f"{DitPart.name}.pt").exists() else None
+
+    def _trained(self, part: Denoiser) -> Denoiser:
+        """The part with the averaged weights of its training in this folder."""
+        state = torch.load(self.out / f"{part.name}.pt", map_location=self.device, weights_only=True)
+        part.net.load_state_dict(state["average"])
         return part
 
     def export(self) -> None:
         """Write every trained pipeline, score it, and write its card."""
-        for name, part in (("pocket-dit", self.dit), ("pocket-unet", self.unet)):
-            if (self.out / f"{name}.pt").exists():
-                self._export(part())
+        for kind, part in ((DitPart, self._dit), (UnetPart, self._unet)):
+            if (self.out / f"{kind.name}.pt").exists():
+                self._export(self._trained(part()))
 
     def _export(self, part: Denoiser) -> None:
         state = torch.load(self.out / f"{part.name}.pt", map_location=self.device, weights_only=True)
-        part.net.load_state_dict(state["average"])
         folder = self.out / "export" / part.name
         pipe = part.pipeline(part.net.eval())
         export.export(pipe, folder)
