@@ -43,22 +43,30 @@ class Denoiser:
     With a `teacher` (a trained denoiser of the same latents) one learns mostly from what that predicts: the mean of
     all pictures that may lie behind the noise, where the picture drawn by lot is only one of them. That target has
     little noise of its own, so far fewer samples do; the pictures' own share keeps the teacher's errors out.
+    What has `begun` from earlier weights knows things already, and sees mostly the full size from its first step.
     """
 
     name: str
     net: nn.Module
 
     def __init__(
-        self, net: nn.Module, stream: Stream, side: int, steps: int = STEPS, teacher: Denoiser | None = None
+        self,
+        net: nn.Module,
+        stream: Stream,
+        side: int,
+        steps: int = STEPS,
+        teacher: Denoiser | None = None,
+        begun: bool = False,
     ) -> None:
         self.net, self.stream, self.side, self.steps = net.to(stream.renderer.device), stream, side, steps
+        self.half_share = _HALF_SHARE[1:] * 2 if begun else _HALF_SHARE
         self.teacher = teacher
         if teacher is not None:
             teacher.net.eval().requires_grad_(False)
 
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """The error of the predicted velocity at random times; what things are is learned small, and details large."""
-        first, last = _HALF_SHARE
+        first, last = self.half_share
         half = rng.random() < first + (last - first) * min(1.0, done)
         count = batch * 3 if half else batch
         latents, ids = self.stream(rng, count, self.side // 2 if half else self.side)

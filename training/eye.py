@@ -37,7 +37,7 @@ class EyePart:
 
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
         """Detection, naming and contrastive losses of one batch of degraded renders."""
-        scenes, captions, layouts = _lot(rng, batch, zoom=True)
+        scenes, captions, layouts = _lot(rng, batch, learning=True)
         pictures = degrade(self.renderer(layouts, 64), rng)
         sight: Sight = self.net["eye"](pictures)
         words = self.net["text"](tokens(self.tokenizer, captions).to(pictures.device)).text_embeds
@@ -97,10 +97,11 @@ def degrade(pictures: Tensor, rng: random.Random) -> Tensor:
     return pictures.clamp(0, 1)
 
 
-def _lot(rng: random.Random, count: int, zoom: bool = False) -> tuple[list[Scene], list[str], list[Layout]]:
-    scenes = [draw(rng) for _ in range(count)]
+def _lot(rng: random.Random, count: int, learning: bool = False) -> tuple[list[Scene], list[str], list[Layout]]:
+    """Scenes by lot; those to learn from hold more plain shapes, which are told apart last, at more sizes."""
+    scenes = [draw(rng, 0.6) if learning else draw(rng) for _ in range(count)]
     captions = [write(scene, rng) for scene in scenes]
-    return scenes, captions, [layout(scene, rng, rng.uniform(0.65, 1.1) if zoom else 1.0) for scene in scenes]
+    return scenes, captions, [layout(scene, rng, rng.uniform(0.65, 1.1) if learning else 1.0) for scene in scenes]
 
 
 def _finding(sight: Sight, things: Tensor, scenes: list[Scene]) -> Tensor:

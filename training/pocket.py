@@ -63,9 +63,9 @@ PRESETS = {
         fresh=0.3,
         budgets={
             "autoencoder": Budget(samples=150_000, batch=16, lr=1.5e-3, average=0.995),
-            "eye": Budget(samples=48_000, batch=64, lr=3e-3, flat=0.2, average=0.99, every=120),
-            "pocket-dit": Budget(samples=1_000_000, batch=16, lr=2e-3),
-            "pocket-unet": Budget(samples=1_000_000, batch=16, lr=2e-3),
+            "eye": Budget(samples=120_000, batch=64, lr=3e-3, flat=0.2, average=0.99, every=120),
+            "pocket-dit": Budget(samples=1_000_000, batch=16, lr=2e-3, every=1500),
+            "pocket-unet": Budget(samples=1_000_000, batch=16, lr=2e-3, every=1500),
         },
     ),
     "gpu": Preset(
@@ -150,7 +150,7 @@ class Workshop:
         if self.device == "cuda":
             for block in net["dit"].transformer_blocks:
                 block.compile()
-        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher)
+        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher, begun=start is not None)
 
     def _unet(self, start: Path | None = None, teacher: Denoiser | None = None) -> UnetPart:
         vae = self._vae()
@@ -158,7 +158,7 @@ class Workshop:
         net["first"].load_state_dict(self._text_tower())
         if start:
             warm.adopt_unet(net, self.tokenizer, start)
-        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher)
+        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher, begun=start is not None)
 
     def _teacher(self) -> Denoiser | None:
         """The pipeline named to learn from."""
