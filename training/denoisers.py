@@ -55,6 +55,7 @@ class Denoiser:
         stream: Stream,
         side: int,
         steps: int = STEPS,
+        *,
         teacher: Denoiser | None = None,
         begun: bool = False,
     ) -> None:
