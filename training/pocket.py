@@ -150,7 +150,9 @@ class Workshop:
         if self.device == "cuda":
             for block in net["dit"].transformer_blocks:
                 block.compile()
-        return DitPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher=teacher, begun=start is not None)
+        return DitPart(
+            net, self._stream(vae), self.preset.side, self.preset.steps, teacher=teacher, begun=start is not None
+        )
 
     def _unet(self, start: Path | None = None, teacher: Denoiser | None = None) -> UnetPart:
         vae = self._vae()
@@ -158,7 +160,9 @@ class Workshop:
         net["first"].load_state_dict(self._text_tower())
         if start:
             warm.adopt_unet(net, self.tokenizer, start)
-        return UnetPart(net, self._stream(vae), self.preset.side, self.preset.steps, teacher=teacher, begun=start is not None)
+        return UnetPart(
+            net, self._stream(vae), self.preset.side, self.preset.steps, teacher=teacher, begun=start is not None
+        )
 
     def _teacher(self) -> Denoiser | None:
         """The pipeline named to learn from."""
