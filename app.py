@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-from deadheat.ui import api, edit_api, edit_page, explore, page
+from deadheat.ui import api, edit_api, edit_page, explore, page, settings
 
 HERE = Path(page.__file__).parent
 THEME = gr.themes.Soft(
@@ -63,12 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped.
 
     Returns:
-        0 when it was stopped, 2 when the port is taken.
+        0 when it was stopped, 2 when the port is taken, or a folder holds no model.
     """
     parser = argparse.ArgumentParser(prog="deadheat app", description="Open Deadheat in the browser.")
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     parser.add_argument("--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
+    parser.add_argument("--model", action="append", default=[], help="a local folder to offer too; again for more")
     given = parser.parse_args(arguments)
+    for folder in given.model:
+        if not (Path(folder) / "model_index.json").is_file():
+            print(f"deadheat: --model is {folder}: no folder that pipe.save_pretrained(...) wrote", file=sys.stderr)
+            return 2
+    settings.FOLDERS[:] = [str(Path(folder).absolute()) for folder in given.model]
     if taken := _taken(given.host, given.port):
         print(f"deadheat: {taken}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LoadError,
         PresetError,
         UnsupportedError,
+        for_task,
         load,
     )
     from .presets import Recipe, accelerate
@@ -41,6 +42,7 @@ _HOME = {
     "edit": "measure",
     "Recipe": "presets",
     "accelerate": "presets",
+    "for_task": "pipelines",
     "load": "pipelines",
     "DeadheatError": "pipelines",
     "IncompatibleError": "pipelines",
@@ -68,6 +70,7 @@ __all__ = [
     "accelerate",
     "compare",
     "edit",
+    "for_task",
     "load",
     "sweep",
     "tune",

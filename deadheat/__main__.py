@@ -90,15 +90,20 @@ def _report(arguments: argparse.Namespace) -> None:
     result = Comparison.load(arguments.result)
     folder = Path(arguments.result)
     page = (folder if folder.is_dir() else folder.parent) / "report.html"
-    if not page.exists():
-        page.write_text(html_report(result), encoding="utf-8")
-    show(arguments, result.to_dict(), f"{result.table()}\n\nreport: {page.absolute()}")
+    said = str(page.absolute())
+    try:
+        if not page.exists():
+            page.write_text(html_report(result), encoding="utf-8")
+    except OSError as error:  # the table is worth showing all the same
+        said = f"{page.absolute()} cannot be written: {error.strerror or error}"
+    show(arguments, result.to_dict(), f"{result.table()}\n\nreport: {said}")
 
 
 def _app(arguments: argparse.Namespace) -> int:
     from .app import main as open_app
 
-    return int(open_app(["--host", arguments.host, "--port", str(arguments.port)]))
+    models = [word for folder in arguments.model for word in ("--model", folder)]
+    return int(open_app(["--host", arguments.host, "--port", str(arguments.port), *models]))
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +121,7 @@ def _takes_result(parser: argparse.ArgumentParser) -> None:
 def _takes_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
+    parser.add_argument("--model", action="append", default=[], help="a local folder to offer too; again for more")
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argparse.ArgumentParser], None], str]] = {

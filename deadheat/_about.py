@@ -58,9 +58,11 @@ def accelerators_command(arguments: argparse.Namespace) -> None:
 def doctor_command(arguments: argparse.Namespace) -> None:
     """Say what fits a model on this machine, and why the rest does not."""
     from .accelerators import ACCELERATORS
+    from .measure import check_inputs
     from .pipelines import CHOICES, System, describe
     from .presets import presets
 
+    check_inputs(["a fox"], steps=arguments.steps)
     pipe = load_model(arguments)
     facts = describe(pipe)
     fits: dict[str, dict[str, Any]] = {}

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def size_of(text: str | None) -> tuple[int, int] | None:
         return int(width), int(height or width)
     except ValueError:
         raise InputError(f"--size is {text!r}; write it as 512x512") from None
+
+
+def unwritable(out: Path) -> str:
+    """Say why a new file cannot be written, as the end of a sentence, or ""."""
+    if out.exists():
+        return "exists already"
+    if not out.parent.is_dir():
+        return f"cannot be written: there is no folder {out.parent}"
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        return f"cannot be written: {error.strerror or error}"
+    return ""
 
 
 def whole(name: str, text: str) -> int:

@@ -1,13 +1,12 @@
 """``deadheat calibrate``: which steps a model can do without, as a preset."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._arguments import load_model, show, takes_model
+from ._arguments import load_model, show, takes_model, unwritable
 
 
 def calibrate_command(arguments: argparse.Namespace) -> None:
@@ -21,8 +20,9 @@ def calibrate_command(arguments: argparse.Namespace) -> None:
     check_inputs(prompts, [arguments.seed], steps=arguments.steps, guidance=arguments.guidance)
     budget = "" if arguments.method == "magcache" else f"-{arguments.calls}"
     out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}{budget}.toml")
-    if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
+    if out.suffix != ".toml":
+        raise InputError(f"--out is {out}; a preset's file ends in .toml")
+    if why := unwritable(out):
         raise InputError(f"the preset {out} {why}; give another --out")
     recipe = _calibrated(arguments, prompts)
     out.write_text(recipe.to_toml(), encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._arguments import load_model, show, takes_model
+from ._arguments import load_model, show, takes_model, unwritable
 
 
 def edit_command(arguments: argparse.Namespace) -> None:
@@ -118,9 +118,11 @@ class _Files:
 
 def _check(arguments: argparse.Namespace) -> None:
     from .measure import check_edit, check_inputs
-    from .pipelines import check_name
+    from .pipelines import InputError, check_name
 
     check_name(arguments.model)
+    if arguments.mode == "stroke" and not arguments.painted:
+        raise InputError("--mode stroke needs --painted, the picture with strokes painted on it")
     check_edit(arguments.prompt, arguments.mode, arguments.strength, arguments.steps, arguments.guidance)
     check_inputs([arguments.prompt or "nothing"], [arguments.seed], repeats=arguments.repeats or 1)
     _bytes(arguments.memory_budget)
@@ -146,8 +148,7 @@ def _out(name: str) -> Path:
     out = Path(name)
     if out.suffix.lower() != ".png":
         raise InputError(f"--out is {name}; end it in .png, for other formats change pixels outside the mask")
-    if out.exists() or not out.parent.is_dir():
-        why = "exists already" if out.exists() else f"cannot be written: there is no folder {out.parent}"
+    if why := unwritable(out):
         raise InputError(f"the picture {out} {why}; give another --out")
     return out
 

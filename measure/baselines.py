@@ -56,12 +56,15 @@ class Baselines:
         return picture
 
     def put(self, prompt: str, seed: int, picture: Tensor) -> None:
-        """Keep a picture; the longest unused ones make room."""
+        """Keep a picture; the longest unused ones make room. Where nothing can be written, nothing is kept."""
         file = self._file(prompt, seed)
-        self.folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
-        save_file({"picture": picture.contiguous()}, part)
-        part.replace(file)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"picture": picture.contiguous()}, part)
+            part.replace(file)
+        except (OSError, SafetensorError):
+            return
         kept = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         total = 0
         for old in kept:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..accelerators import LeMiCa
-from ..accelerators.base import Accelerator
+from ..accelerators.base import Accelerator, check
 from ..accelerators.schedules import write_mask
 from ..pipelines import (
     Around,
@@ -184,6 +184,8 @@ def calibrate(
     Raises:
         InputError: so many calls cannot be had.
     """
+    check_longest(longest)
+    check([LeMiCa(mask=write_mask(range(steps)), of=steps, order=order, place=place)], pipe)
     guidance = own_guidance(pipe) if guidance is None else guidance
     if not 2 <= calls <= steps or calls < 1 + -(-(steps - 1) // longest):
         best_path(
@@ -198,6 +200,16 @@ def calibrate(
     about = f"Calibrated: {model_name(pipe)} ({family(pipe).name}), {what}; {made_with(pipe)}."
     lemica = LeMiCa(mask=write_mask(path), of=steps, order=order, place=place)
     return Recipe((lemica,), f"lemica-{calls}", about)
+
+
+def check_longest(longest: int) -> None:
+    """Refuse a longest way between computed steps that leaves none.
+
+    Raises:
+        InputError: names the value.
+    """
+    if longest < 1:
+        raise InputError(f"longest is {longest}, not at least 1: the next step is one step away")
 
 
 def own_guidance(pipe: Any) -> float | None:

@@ -60,7 +60,9 @@ def compare(
         InputError, KnobError, UnsupportedError, IncompatibleError: before anything runs.
         Cancelled: from *watch*; the pipeline is as it was.
     """
-    check_inputs(prompts, seeds, steps=steps, repeats=repeats, size=size, guidance=guidance, metrics=metrics)
+    check_inputs(prompts, seeds, steps=steps, repeats=repeats, size=size, guidance=guidance, metrics=metrics,
+                 negative=negative)  # fmt: skip
+    prompts, seeds = list(dict.fromkeys(prompts)), list(dict.fromkeys(seeds))
     listed = recipes if isinstance(recipes, (list, tuple)) else [recipes]
     chosen = [Recipe.of(what, pipe) for what in listed]
     for recipe in chosen:
@@ -69,15 +71,15 @@ def compare(
         guidance = model.guidance
     settings = {
         "model": model_name(pipe),
-        "prompts": list(prompts),
-        "seeds": list(seeds),
+        "prompts": prompts,
+        "seeds": seeds,
         "steps": steps,
         "guidance": guidance,
         "negative": negative,
         "size": list(size) if size else None,
         "repeats": repeats,
         "metrics": list(metrics),
-        "ignored_words": ignored_words(model_name(pipe), prompts),
+        "ignored_words": ignored_words(model_name(pipe), [*prompts, negative or ""]),
     }
     scorer = Scorer(metrics, pipe)
     trial = Trial(Runner(pipe, other_side(pipe), settings, watch), [(p, s) for p in prompts for s in seeds])

@@ -20,6 +20,7 @@ def check_inputs(
     size: tuple[int, int] | None = None,
     guidance: float | None = None,
     metrics: Sequence[str] = (),
+    negative: str | None = None,
 ) -> None:
     """Check what a user typed.
 
@@ -28,18 +29,40 @@ def check_inputs(
         KnobError: an unknown metric.
     """
     _check_prompts(prompts)
+    if negative is not None and not isinstance(negative, str):
+        raise InputError(f"negative is {negative!r}, not a text; say what not to draw, or None")
+    _check_seeds(seeds)
+    _whole("steps", steps, 1, MOST_STEPS)
+    _whole("repeats", repeats, 1, 1000)
+    if size is not None:
+        _check_size(size)
+    number = isinstance(guidance, (int, float)) and not isinstance(guidance, bool)
+    if guidance is not None and not (number and 0 <= guidance <= 100):
+        raise InputError(f"guidance is {guidance!r}, not a number between 0 and 100")
+    _check_metrics(metrics)
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if isinstance(seeds, (int, str)):
+        raise InputError(f"seeds is {seeds!r}; give a list of seeds, such as [0]")
     if not seeds:
         raise InputError("there is no seed; give at least one, such as 0")
     for seed in seeds:
         _whole("seed", seed, 0, SEEDS - 1)
-    _whole("steps", steps, 1, MOST_STEPS)
-    _whole("repeats", repeats, 1, 1000)
-    for name, value in zip(("width", "height"), size or (), strict=bool(size)):
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise InputError(f"size is {size!r}; give (width, height) in pixels, such as (512, 512)")
+    for name, value in zip(("width", "height"), size, strict=True):
         _whole(name, value, 8, 8192)
         if value % 8:
             raise InputError(f"{name} is {value}, not a multiple of 8; take {max(8, round(value / 8) * 8)}")
-    if guidance is not None and not 0 <= guidance <= 100:
-        raise InputError(f"guidance is {guidance}, not between 0 and 100")
+
+
+def _check_metrics(metrics: Sequence[str]) -> None:
+    if isinstance(metrics, str):
+        raise KnobError(f"metrics is one text; give a list of metrics, such as [{metrics!r}]")
     for metric in metrics:
         if metric not in METRICS:
             raise KnobError(f"no metric is called {metric!r}; {nearest(metric, METRICS)}")
@@ -48,9 +71,13 @@ def check_inputs(
 def _check_prompts(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str):
         raise InputError("prompts is one text; give a list of prompts")
-    if not prompts or any(not str(prompt).strip() for prompt in prompts):
-        raise InputError("a prompt is empty; say what to draw")
+    if not prompts:
+        raise InputError("there is no prompt; give a list of prompts")
     for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise InputError(f"a prompt is {prompt!r}, not a text; say what to draw")
+        if not prompt.strip():
+            raise InputError("a prompt is empty; say what to draw")
         if len(prompt) > LONGEST_PROMPT:
             raise InputError(f"a prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are taken")
 

@@ -1,5 +1,6 @@
 """Workers of a sweep on a Ray cluster: one model each, one GPU each where there are GPUs."""
 
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -35,6 +36,7 @@ class RayHands:
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
+            _reachable(address)
             try:
                 ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -100,3 +102,18 @@ class RayWorker:
             self._bench = self._job.bench(None)
             self._bench.machine = f"{gethostname()}: {self._bench.machine}"
         return self._bench
+
+
+def _reachable(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself goes on trying for minutes.
+
+    Raises:
+        UnsupportedError: names the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", "local", or left to Ray
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UnsupportedError(f"the Ray cluster {address!r} cannot be reached: {error}") from error

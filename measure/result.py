@@ -7,6 +7,7 @@ import re
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pipelines import InputError, PresetError
+from ..pipelines import InputError, KnobError, PresetError, nearest
 from .metrics import LESS_IS_BETTER, mean_score
 from .snippet import snippet
 
@@ -144,7 +145,12 @@ class Comparison:
         return self.lane(variant.control) if variant.control else None
 
     def pareto(self, metric: str = "psnr") -> list[Lane]:
-        """Return the lanes that no other lane beats in both seconds and the mean of *metric*, fastest first."""
+        """Return the lanes that no other lane beats in both seconds and the mean of *metric*, fastest first.
+
+        Raises:
+            KnobError: a metric that was not measured.
+        """
+        self._measured(metric)
         sign = -1 if metric in LESS_IS_BETTER else 1
         points = [(lane, lane.median, sign * mean) for lane in self.lanes if (mean := lane.mean(metric)) is not None]
         kept = [
@@ -160,7 +166,15 @@ class Comparison:
         Args:
             floor: metric -> smallest mean allowed (largest, for LPIPS): ``{"psnr": 30}``.
             budget: most median seconds allowed.
+
+        Raises:
+            KnobError: a metric that was not measured.
+            InputError: a bound that is not a number.
         """
+        for metric, bound in (floor or {}).items():
+            self._measured(metric)
+            if not math.isfinite(bound):
+                raise InputError(f"the floor of {metric} is {bound}, not a number")
 
         def holds(lane: Lane) -> bool:
             for metric, bound in (floor or {}).items():
@@ -173,6 +187,11 @@ class Comparison:
         if budget is not None and not floor:
             return max(kept, key=lambda lane: lane.mean("psnr") or 0.0, default=None)
         return min(kept, key=lambda lane: lane.median, default=None)
+
+    def _measured(self, metric: str) -> None:
+        if metric not in self.settings["metrics"]:
+            known = self.settings["metrics"]
+            raise KnobError(f"{metric!r} was not measured here; {nearest(metric, known)}")
 
     def snippet(self, lane: Lane) -> str:
         """Return code that makes the first picture of a lane, ready to be pasted."""
@@ -215,8 +234,9 @@ class Comparison:
         from .report import html_report
 
         target = writable(folder)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        work = target.parent / f".{target.name}-{os.getpid()}-{time.time_ns()}"
         try:
+            work.mkdir()
             (work / "pictures").mkdir()
             for lane in self.lanes:
                 for nth, cell in enumerate(lane.cells):
@@ -297,6 +317,11 @@ def writable(folder: str | Path) -> Path:
         raise InputError(f"{target} is a file; give a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / "result.json").is_file():
         raise InputError(f"the folder {target} holds other files, which a result would replace; give another one")
-    if not os.access(target.parent, os.W_OK) or (target.is_dir() and not os.access(target, os.W_OK)):
-        raise InputError(f"the folder {target} cannot be written; give another one")
+    try:
+        for folder in [target.parent, *([target] if target.is_dir() else [])]:
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"the folder {target} cannot be written: {error.strerror or error}; give another one"
+        ) from error
     return target

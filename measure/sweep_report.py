@@ -119,7 +119,7 @@ def _machines(sweep: Sweep) -> list[str]:
 def _said(sweep: Sweep) -> str:
     """Return what the reader must know before any number, as HTML."""
     texts = [] if sweep.finished else [f"not finished: {len(sweep.cells)} of {sweep.planned} cells are there"]
-    words = ignored_words(sweep.model, sweep.settings["prompts"])
+    words = ignored_words(sweep.model, [*sweep.settings["prompts"], sweep.settings.get("negative") or ""])
     texts += [f"{sweep.model} does not know, and ignores: {', '.join(words)}"] if words else []
     if len(_machines(sweep)) > 1 or any("workers" in machine for machine in _machines(sweep)):
         texts.append("cells ran beside each other or on several machines: compare speed-ups rather than seconds")

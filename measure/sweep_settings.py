@@ -33,7 +33,10 @@ def sweep_settings(
     if not listed:
         raise InputError("there is no number of steps; give at least one, such as 28")
     for count in [*listed, *(control or ())]:
-        check_inputs(prompts, seeds, steps=count, repeats=repeats, size=size, guidance=guidance, metrics=metrics)
+        check_inputs(prompts, seeds, steps=count, repeats=repeats, size=size, guidance=guidance, metrics=metrics,
+                     negative=negative)  # fmt: skip
+    if wrong := [count for count in control or () if count >= max(listed)]:
+        raise InputError(f"control is {wrong[0]}, not fewer than the {max(listed)} steps that it stands beside")
     name = name_of(pipe_or_model)
     model = known_model(name)
     chosen = sweep_recipes(pipe_or_model, recipes)

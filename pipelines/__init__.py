@@ -42,7 +42,7 @@ from .few_steps import calls_a_step, few_step_model
 from .frames import extent, on_frames
 from .grids import Grid, area, token_grids, usual_tokens
 from .legs import Leg, levels_of
-from .load import check_name, describe, for_task, load, model_name, same_model
+from .load import check_name, describe, for_task, hub_id, load, model_name, same_model
 from .noise import MOST_NOISE, clean, flows, noise_to_signal
 from .patch import exchanged, patched, preserved
 from .places import Bypass, around_modules
@@ -178,6 +178,7 @@ __all__ = [
     "for_task",
     "guidance_scale",
     "hearing_prompts",
+    "hub_id",
     "ignored_words",
     "inserted",
     "known_model",

@@ -1,6 +1,7 @@
 """Load a pipeline: a pocket model, a hub id, a local folder, or one that is already there."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -59,21 +60,22 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
         KnobError: an unknown switch or value.
     """
     given = _system(system, switches)
+    if revision is not None and (not isinstance(model, (str, Path)) or str(model) in POCKET or Path(model).is_dir()):
+        raise LoadError(f"revision is {revision!r}, but only models of the hub have revisions: leave it out")
     if not isinstance(model, (str, Path)):
         return _passed_through(model, given)
     resolved = given.resolved()
     name = str(model)
     if name in POCKET:
         pipe = _read(POCKET[name].folder, name, _absent(POCKET[name].folder), resolved)
-        if POCKET[name].family == "Stable Diffusion 3":
-            without_t5(pipe)
         without_unknown_words(pipe)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         _check_folder(Path(name))
         pipe = _read(Path(name), name, _absent(Path(name)), resolved)
     else:
         check_name(name)
         pipe = _read(name, name, {"revision": revision} if revision else {}, resolved)
+    without_t5(pipe)
     apply(pipe, resolved)
     pipe.set_progress_bar_config(disable=True)
     _LOADED[pipe] = Loaded(name, revision or _commit(pipe), resolved)
@@ -86,11 +88,20 @@ def check_name(name: str) -> None:
     Raises:
         LoadError: neither a pocket model, nor a folder, nor of the form of a hub id.
     """
-    if name not in POCKET and not Path(name).is_dir() and (name.count("/") != 1 or Path(name).is_absolute()):
+    if name not in POCKET and (not name.strip() or not Path(name).is_dir()) and not hub_id(name):
         raise LoadError(
-            f"no model is called {name!r}, and no folder either; {nearest(name, POCKET)} "
-            "A hub id has the form owner/name."
+            f"no model is called {name!r}, and no folder either (a hub id has the form owner/name); "
+            f"{nearest(name, POCKET)}"
         )
+
+
+def hub_id(name: str) -> bool:
+    """Tell whether a name has the form of a hub id.
+
+    >>> hub_id("black-forest-labs/FLUX.1-dev"), hub_id("/tmp/model"), hub_id("./model"), hub_id("pocket-dit")
+    (True, False, False, False)
+    """
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
 
 
 def _system(system: System | None, switches: dict[str, Any]) -> System:
@@ -226,7 +237,15 @@ def describe(pipe: Any) -> dict[str, Any]:
 
 
 def model_name(pipe: Any) -> str:
-    """Return the name that a pipeline was loaded by; the class name where nobody knows."""
+    """Return the name that a pipeline was loaded by; the class name where nobody knows.
+
+    Raises:
+        UnsupportedError: a name was given where a pipeline is wanted.
+    """
+    if isinstance(pipe, (str, Path)):
+        raise UnsupportedError(
+            f"pipe is the text {str(pipe)!r}, not a pipeline: load it first, with load({str(pipe)!r})"
+        )
     if known := _LOADED.get(pipe):
         return known.id
     return str(getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__)
@@ -247,17 +266,14 @@ def for_task(pipe: Any, task: str) -> Any:
         UnsupportedError: diffusers has no such pipeline for these weights.
     """
     if task not in _TASKS:
-        raise KnobError(f"no task is called {task!r}; {nearest(task, _TASKS)} there are: {', '.join(_TASKS)}")
+        raise KnobError(f"no task is called {task!r}; {nearest(task, _TASKS)}")
     try:
         other = _TASKS[task].from_pipe(pipe)
     except ValueError as error:
         raise UnsupportedError(f"diffusers has no {task} pipeline for {type(pipe).__name__}") from error
-    if model_name(pipe) in POCKET:
-        flow = family(pipe).name == "Stable Diffusion 3"
-        if flow:
-            without_t5(other)  # diffusers builds the new object without what the old one was told
-        if task == "inpainting":
-            inpaintable(other, *(("transformer", 16) if flow else ("unet", 4)))
+    without_t5(other)  # diffusers builds the new object without what the old one was told
+    if task == "inpainting":
+        inpaintable(other)
     other.set_progress_bar_config(disable=True)
     same_model(other, pipe)
     return other

@@ -167,9 +167,15 @@ def known_model(id: str) -> Model | None:
 def without_t5(pipe: Any) -> None:
     """Tell a Stable Diffusion 3 pipeline that was trained without a T5 encoder to append none of its tokens.
 
-    Without the encoder diffusers appends 256 zero tokens instead, which such a model has never seen.
+    Without the encoder diffusers appends 256 zero tokens instead, which such a model has never seen. It is known by
+    the width of its texts: that of its two CLIP encoders together, which leaves a T5's tokens no room.
     """
+    if not hasattr(pipe, "text_encoder_3") or pipe.text_encoder is None or pipe.text_encoder_2 is None:
+        return
     width = pipe.transformer.config.joint_attention_dim
+    clip = pipe.text_encoder.config.hidden_size + pipe.text_encoder_2.config.hidden_size
+    if pipe.text_encoder_3 is not None or width != clip:
+        return
 
     def no_tokens(prompt: Any = None, num_images_per_prompt: int = 1, *_: Any, **kwargs: Any) -> Tensor:
         batch = 1 if isinstance(prompt, str) else len(prompt)
@@ -189,18 +195,22 @@ def without_unknown_words(pipe: Any) -> None:
     for name in ("tokenizer", "tokenizer_2"):
         if tokenizer := getattr(pipe, name, None):
             backend = tokenizer.backend_tokenizer
-            backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Replace(stranger, "")])
+            backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Replace(stranger, " ")])
 
 
-def inpaintable(pipe: Any, name: str, channels: int) -> None:
-    """Let diffusers' inpainting take a denoiser without inpainting channels, though its latents have 8.
+def inpaintable(pipe: Any) -> None:
+    """Let diffusers' inpainting take a denoiser without inpainting channels, however many its latents have.
 
     It knows such a denoiser only by the latent channels of the published models. The denoiser that says so is a
     shallow copy: its weights and blocks are the same objects.
     """
-    network = copy.copy(getattr(pipe, name))
-    network.register_to_config(in_channels=channels)
-    setattr(pipe, name, network)
+    for name, published in (("unet", 4), ("transformer", 16)):
+        network = getattr(pipe, name, None)
+        latents = getattr(getattr(pipe, "vae", None), "config", {}).get("latent_channels")
+        if network is not None and network.config.get("in_channels") == latents != published:
+            network = copy.copy(network)
+            network.register_to_config(in_channels=published)
+            setattr(pipe, name, network)
 
 
 def ignored_words(model: str, prompts: Iterable[str]) -> list[str]:

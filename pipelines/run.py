@@ -51,6 +51,7 @@ class Run:
         acted: names of the accelerators that saved something.
         idle: why an accelerator had nothing to save, by name, where it knows better than before the run.
         warned: what accelerators have to say about the run, each once.
+        ignored: words of the prompts that the model does not know, and leaves out.
         pipe: the pipeline, as long as it runs.
     """
 
@@ -61,6 +62,7 @@ class Run:
     acted: set[str] = field(default_factory=set)
     idle: dict[str, str] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
     pipe: Any = None
     _held: list[Any] = field(default_factory=list)
     _mark: float = field(default_factory=time.perf_counter)
@@ -142,6 +144,7 @@ class Report:
         seconds: host seconds from the first to the last step (text encoding and decoding are outside).
         cache_bytes: most bytes that accelerators held at once.
         warnings: sentences that the user should read.
+        ignored_words: words of the prompts that a pocket model does not know, and left out.
     """
 
     steps: tuple[Step, ...]
@@ -150,11 +153,13 @@ class Report:
     seconds: float
     cache_bytes: int
     warnings: tuple[str, ...] = ()
+    ignored_words: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Run, warnings: Iterable[str] = ()) -> "Report":
         seconds = sum(step.seconds for step in run.steps)
-        return cls(tuple(run.steps), run.calls, run.asked, seconds, run.cache_bytes, tuple(warnings))
+        steps = tuple(run.steps)
+        return cls(steps, run.calls, run.asked, seconds, run.cache_bytes, tuple(warnings), run.ignored)
 
     def count(self, action: Action) -> int:
         """Return how many steps did *action*."""
@@ -171,5 +176,6 @@ class Report:
             f"{self.calls} of {self.asked} network calls, {self.seconds:.2f} s denoising, "
             f"{self.cache_bytes / 2**20:.1f} MiB held",
             *(f"warning: {warning}" for warning in self.warnings),
+            *([f"not known to the model, and ignored: {', '.join(self.ignored_words)}"] * bool(self.ignored_words)),
         ]
         return "\n".join(lines)

@@ -200,7 +200,7 @@ def parse(caption: str) -> Scene | None:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that the pocket models do not know, in order, each once.
+    """The words of a prompt that the pocket models do not know, in order, each once; a hyphen parts words.
 
     >>> unknown_words("A majestic fox above a fox-red moon")
     ['majestic']
@@ -209,7 +209,7 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def _thing(text: str) -> Thing:

@@ -16,10 +16,13 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from .asked import asked
 from .call import PAIR, Around, Call, Link, Solver, SolverStep, Start, Watcher
 from .errors import UnsupportedError
 from .families import Family, denoisers, family
+from .load import model_name
 from .patch import patched
+from .pocket import ignored_words
 from .run import Run, Step
 
 
@@ -86,7 +89,7 @@ class Stage:
             self._told = vars(self.pipe).pop("_num_timesteps", None)
             if self.runs and not self.runs[-1].steps:  # the pipeline set its timesteps twice
                 self.runs.pop()
-            self.runs.append(Run(pipe=self.pipe))
+            self.runs.append(Run(pipe=self.pipe, ignored=_ignored(self.pipe)))
             links: list[Link] = []
             starts = sorted(self._starts, key=operator.itemgetter(0))  # stable: those innermost come last
             for _, owner, _ in starts:
@@ -213,6 +216,13 @@ def argument_names(module: nn.Module) -> list[str]:
 def call_point(module: nn.Module) -> str:
     """Name of the attribute through which *module* is called: a compiled module never reads its ``forward``."""
     return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+
+
+def _ignored(pipe: Any) -> tuple[str, ...]:
+    """Return the words of the call that is going on which a pocket model leaves out."""
+    given = [asked(pipe, name) for name in ("prompt", "negative_prompt")]
+    texts = [text for each in given for text in ([each] if isinstance(each, str) else each or ())]
+    return tuple(ignored_words(model_name(pipe), texts))
 
 
 def _chained(arounds: list[Any], innermost: Any) -> Any:

@@ -59,10 +59,15 @@ class System:
         Raises:
             KnobError: names the switch, the value and the choices.
         """
+        for name in ("device", "dtype"):  # torch's own objects are as good as their names
+            if isinstance(value := getattr(self, name), (torch.device, torch.dtype)):
+                object.__setattr__(self, name, str(value).removeprefix("torch."))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise KnobError(f"{name} is {value!r}, not one of {', '.join(choices)}; {nearest(value, choices)}")
+                raise KnobError(
+                    f"{name} is {value!r}, not one of {', '.join(choices)}; {nearest(str(value), choices)}"
+                )
 
     def resolved(self) -> "System":
         """Return the same with "auto" replaced by what this machine has.

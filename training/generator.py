@@ -48,7 +48,7 @@ class Layout:
 
 
 def draw(rng: random.Random, pictograms: float = 0.78) -> Scene:
-    """A scene by lot: 40 % one thing, 45 % two, 15 % three; no two of a kind, none in its ground's colour.
+    """A scene by lot: 40 % one thing, 45 % two, 15 % three; no two of a kind, no shape in its ground's colour.
 
     A thing is a pictogram with the given probability, and otherwise a shape.
     """
@@ -143,7 +143,8 @@ def layout(scene: Scene, rng: random.Random, zoom: float = 1.0) -> Layout:
     ranges = _ONE if count == 1 else _MANY if count == 2 else _THREE | {k: _MANY[k] for k in ("small", "large")}
     sizes = [rng.uniform(*ranges[thing.size]) * zoom for thing in scene.things]
     places = _alone(scene.where, sizes[0], rng) if count == 1 else _together(scene.where, sizes, rng)
-    ground = scene.ground or Ground(rng.choice(list(COLOURS)), rng.choice(STYLES))
+    worn = {thing.colour for thing in scene.things}
+    ground = scene.ground or Ground(rng.choice([c for c in COLOURS if c not in worn]), rng.choice(STYLES))
     for row, thing, size, (x, y) in zip(things, scene.things, sizes, places, strict=False):
         colour = thing.colour or rng.choice([c for c in COLOURS if c != ground.colour])
         tint = _jitter(colour, 4, rng) if thing.what in SHAPES else (1.0, 1.0, 1.0)

@@ -7,7 +7,7 @@ import gradio as gr
 from . import explore, jobs
 from .page import MODEL, checked, friendly
 from .recommend import recommended, recorded
-from .settings import Settings, offered
+from .settings import Settings, number, offered
 from .sweeping import DEFAULT, SweepJob, SweepSettings
 
 
@@ -116,7 +116,7 @@ def recommend(
     from deadheat import DeadheatError
 
     try:
-        return recommended(recorded(), model, metric, float(floor), float(budget))
+        return recommended(recorded(), model, metric, number("floor", floor), number("budget", budget))
     except DeadheatError as error:
         raise gr.Error(str(error), print_exception=False) from error
 

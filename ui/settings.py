@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 MOST_STEPS = 100
@@ -56,7 +57,7 @@ class Settings:
             "model": lambda: _check_model(self.model),
             "recipe": lambda: check_recipe(self.recipe),
             "steps": lambda: _within("steps", self.steps, MOST_STEPS),
-            "guidance": lambda: check_inputs(fine, guidance=_number("guidance", self.guidance)),
+            "guidance": lambda: check_inputs(fine, guidance=number("guidance", self.guidance)),
             "seed": lambda: check_inputs(fine, [_whole(self.seed)]),
             "repeats": lambda: _within("repeats", self.repeats, MOST_REPEATS),
         }
@@ -76,11 +77,15 @@ class Settings:
         return [_complaint(test) for test in self.checks().values()]
 
 
+FOLDERS: list[str] = []  # that the app was started with; a client can name no other
+
+
 def offered() -> list[tuple[str, str]]:
     """List the models to choose from, as (title, id): on a Space those that ship with Deadheat."""
     from deadheat.pipelines import models
 
-    return [(model.title, model.id) for model in models() if model.pocket or not PUBLIC]
+    known = [(model.title, model.id) for model in models() if model.pocket or not PUBLIC]
+    return [*known, *((Path(folder).name, folder) for folder in FOLDERS)]
 
 
 def _complaint(test: Callable[[], Any]) -> str:
@@ -105,7 +110,12 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _number(name: str, value: Any) -> float:
+def number(name: str, value: Any) -> float:
+    """Return a number, or refuse what is none by the name of its field.
+
+    Raises:
+        InputError: names the field and the value.
+    """
     from deadheat import InputError
 
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -114,15 +124,22 @@ def _number(name: str, value: Any) -> float:
 
 
 def _check_model(name: Any) -> None:
-    from deadheat.pipelines import nearest
+    from deadheat.pipelines import hub_id, nearest
 
     from deadheat import LoadError
 
     known = [id_ for _, id_ in offered()]
     if not str(name or "").strip():
         raise LoadError(f"no model is chosen; known: {', '.join(known)}")
-    if PUBLIC and name not in known:
-        raise LoadError(f"{name!r} cannot be run here; {nearest(str(name), known)} For others run Deadheat yourself.")
+    if name in known:
+        return
+    if PUBLIC:
+        raise LoadError(f"{name!r} cannot be run here (run Deadheat yourself for it); {nearest(str(name), known)}")
+    if not hub_id(str(name)) or Path(str(name)).exists():
+        raise LoadError(
+            f"no model is called {name!r} (a hub id has the form owner/name; a folder has to be named when the app is "
+            f"started, with deadheat app --model FOLDER); {nearest(str(name), known)}"
+        )
 
 
 def check_recipe(text: Any, meant: Callable[[str], Iterable[str]] | None = None) -> list[str]:
