@@ -81,12 +81,16 @@ class _Files:
         from .pipelines import InputError
 
         self.arguments = arguments
-        self.image = open_picture(arguments.image, "the image").convert("RGB")
+        self.image = open_picture(arguments.image, f"the image {arguments.image}").convert("RGB")
         if arguments.mask is None and arguments.painted is None:
             raise InputError("there is no mask; give --mask, or --mode stroke with --painted")
-        self.mask = mask_picture(open_picture(arguments.mask, "the mask")) if arguments.mask else None
+        self.mask = (
+            mask_picture(open_picture(arguments.mask, f"the mask {arguments.mask}")) if arguments.mask else None
+        )
         self.painted = (
-            open_picture(arguments.painted, "the painted picture").convert("RGB") if arguments.painted else None
+            open_picture(arguments.painted, f"the painted picture {arguments.painted}").convert("RGB")
+            if arguments.painted
+            else None
         )
         for name, other in {"mask": self.mask, "painted picture": self.painted}.items():
             if other is not None and other.size != self.image.size:

@@ -23,7 +23,6 @@ def open_picture(path: str | Path, name: str = "the picture") -> Image.Image:
         InputError: it cannot be read, is no picture, or is too large.
     """
     file = Path(path)
-    name = f"{name} {file}"
     try:
         size = file.stat().st_size
         if size > MOST_BYTES:
@@ -31,7 +30,7 @@ def open_picture(path: str | Path, name: str = "the picture") -> Image.Image:
         with file.open("rb") as stream:
             return _decoded(stream, name, FORMATS)
     except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{name} {file.name} cannot be read: {error.strerror or error}") from error
 
 
 def decode_picture(text: str, name: str = "the picture") -> Image.Image:

@@ -242,6 +242,8 @@ def test_compare_for_programs(client: Any):
         ({"seed": -1}, "seed is -1"),
         ({"repeats": 11}, "between 1 and 10"),
         ({"model": "pocket-cat"}, "did you mean pocket-dit"),
+        ({"model": "assets/pocket-unet"}, "a folder has to be named when the app is started"),
+        ({"model": "/root"}, "a folder has to be named when the app is started"),
         ({"recipe": "ab-cache:evry=2"}, "did you mean every"),
         ({"recipe": "/etc/passwd.toml"}, "looks like a file"),
         ({"recipe": "guidance-adapter:weights=/etc"}, "names a file"),

@@ -160,12 +160,13 @@ def test_another_size_is_fitted_if_asked(files, capsys):
         (["--strength", "2"], "strength is 2.0"),
         (["--strength", "0.01"], "less than one step"),
         (["--mode", "strok"], "did you mean stroke"),
-        (["--mode", "stroke"], "no painted picture"),
+        (["--mode", "stroke"], "--mode stroke needs --painted"),
         (["--steps", "0"], "steps is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--memory-budget", "much"], "write MiB as 512"),
         (["--out", "/nowhere/out.png"], "no folder /nowhere"),
         (["--out", "out.jpg"], "end it in .png"),
+        (["--out", "/proc/out.png"], "cannot be written"),
         (["--image", "/nowhere.png"], "cannot be read"),
         (["--prompt", "x" * 2001], "2001 characters"),
     ],
@@ -189,7 +190,7 @@ def test_what_is_no_picture(files, capsys, which: str):
     (files / "note.png").write_text("not a picture")
     code, _, err = run(capsys, "edit", "pocket-unet", *QUICK, *given(files, **{which: "note.png"}))
     assert code == 2
-    assert f"the {which} is not a picture that can be read" in err
+    assert f"the {which} {files / 'note.png'} is not a picture that can be read" in err
 
 
 def test_damaged_huge_and_unlike(files, capsys):

@@ -76,6 +76,7 @@ def test_stopping_is_no_loss(model, capsys, tmp_path, monkeypatch):
         (["pocket-dit", "--steps", "0"], "steps is 0"),
         (["pocket-dit", "--seeds", "0..b"], "--seeds is '0..b', which is no range"),
         (["pocket-dit", "--control", "1.5"], "--control is '1.5'"),
+        (["pocket-dit", "--steps", "6", "--control", "9"], "control is 9"),
         (["pocket-dit", "--metrics", "psrn"], "did you mean psnr"),
         (["pocket-dit", "--workers", "-1"], "workers is -1"),
         (["pocket-dit", "--prompts", "/nowhere.txt"], "/nowhere.txt"),

@@ -8,7 +8,7 @@ import torch
 from deadheat.accelerators import ABCache, FewerSteps
 from deadheat.pipelines import Cancelled, PresetError, call_arguments, pictures, twin
 
-from deadheat import Comparison, InputError, KnobError, Recipe, UnsupportedError, compare
+from deadheat import Comparison, InputError, KnobError, Recipe, UnsupportedError, accelerate, compare
 
 from ..families import FAMILIES, leftovers
 
@@ -134,6 +134,13 @@ def test_kept_baselines_are_used_and_keyed(pipe, tmp_path):
     [
         ({"prompts": [" "]}, InputError, "prompt is empty"),
         ({"prompts": "a fox"}, InputError, "list of prompts"),
+        ({"prompts": []}, InputError, "no prompt"),
+        ({"prompts": [3]}, InputError, "a prompt is 3"),
+        ({"negative": 3}, InputError, "negative is 3"),
+        ({"seeds": 3}, InputError, "seeds is 3"),
+        ({"size": 128}, InputError, "size is 128"),
+        ({"guidance": "4"}, InputError, "guidance is '4'"),
+        ({"metrics": "psnr"}, KnobError, "list of metrics"),
         ({"prompts": ["x" * 2001]}, InputError, "2001 characters"),
         ({"steps": 0}, InputError, "steps is 0"),
         ({"steps": 10_000}, InputError, "steps is 10000"),
@@ -153,6 +160,25 @@ def test_bad_input_is_refused_before_anything_runs(pipe, changes, kind, says):
     options = {"recipes": ABCache(), "prompts": ["a red cube"], "watch": never, **changes}
     with pytest.raises(kind, match=says):
         compare(pipe, **options)
+
+
+def test_a_name_is_not_a_pipeline():
+    with pytest.raises(UnsupportedError, match=r"load\('pocket-dit'\)"):
+        compare("pocket-dit", ABCache(), prompts=["a fox"])
+    with pytest.raises(UnsupportedError, match=r"load\('pocket-dit'\)"), accelerate("pocket-dit", "ab-cache"):
+        pass
+
+
+def test_questions_to_what_was_not_measured(pipe):
+    result = compare(pipe, ABCache(every=2), prompts=["a red cube", "a red cube"], seeds=[0, 0], steps=4, size=SIZE,
+                     repeats=1, memory=False, control=False)  # fmt: skip
+    assert len(result.baseline.cells) == 1  # the same picture twice would count twice
+    with pytest.raises(KnobError, match="'psrn' was not measured here; did you mean psnr"):
+        result.pareto("psrn")
+    with pytest.raises(KnobError, match="'lpips' was not measured"):
+        result.best(floor={"lpips": 0.1})
+    with pytest.raises(InputError, match="floor of psnr is nan"):
+        result.best(floor={"psnr": float("nan")})
 
 
 def test_fewer_steps_gets_no_control(pipe):

@@ -152,6 +152,18 @@ def test_switches_are_checked(switch: str):
         System(**{switch: "zzz"})
 
 
+def test_torchs_own_objects_are_switches_too():
+    pipe = load("pocket-dit", dtype=torch.float32, device=torch.device("cpu"))
+    assert describe(pipe)["system"]["dtype"] == "float32" and describe(pipe)["system"]["device"] == "cpu"
+    with pytest.raises(KnobError, match=r"dtype is 'float64', not one of"):
+        load("pocket-dit", dtype=torch.float64)
+
+
+def test_a_revision_is_of_the_hub(saved: Path):
+    for model in ("pocket-dit", saved, FAMILIES["sd15"].build()):
+        assert "only models of the hub have revisions" in refusal(model, revision="main")
+
+
 def test_an_unknown_switch_suggests_the_nearest():
     with pytest.raises(KnobError, match="did you mean dtype"):
         load("pocket-dit", dtyp="float32")

@@ -5,6 +5,8 @@ import torch
 from deadheat.pipelines import POCKET, KnobError, UnsupportedError, for_task, load
 from PIL import Image
 
+from deadheat import accelerate
+
 from ..families import FAMILIES
 
 PROMPT = "a fox above a mushroom on a striped teal background"
@@ -31,6 +33,30 @@ def test_unknown_words_change_nothing(pocket):
     strange = "a majestic fox above, hm, a mushroom 42 on a striped teal background"
     assert torch.equal(drawn(pocket), drawn(pocket, strange.replace(", hm,", "")))
     assert torch.equal(drawn(pocket, ""), drawn(pocket, "Elefant überall; 3 Astronauten!"))
+
+
+def test_words_that_something_joins(pocket):
+    plain = drawn(pocket, "a fox above a red moon on a pink background")
+    for joined in ("a fox above a red-moon on a pink background", "a fox/above(a😀red_moon)2on a pink background"):
+        assert torch.equal(plain, drawn(pocket, joined))
+
+
+def test_the_run_report_lists_unknown_words(pocket):
+    with accelerate(pocket, "ab-cache") as run:
+        drawn(pocket, "a majestic fox", negative_prompt="blurry moon")
+    assert run.report().ignored_words == ("majestic", "blurry")
+    assert "ignored: majestic, blurry" in str(run.report())
+
+
+def test_one_that_was_saved_draws_the_same(pocket, tmp_path):
+    pocket.save_pretrained(tmp_path)
+    saved = load(tmp_path)
+    torch.testing.assert_close(drawn(saved), drawn(pocket), rtol=0, atol=1e-4)  # memory laid out otherwise
+    start, mask = drawn(pocket), Image.new("L", (128, 128), 255)
+    both = [
+        drawn(for_task(pipe, "inpainting"), image=start, mask_image=mask, strength=0.7) for pipe in (pocket, saved)
+    ]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-4)
 
 
 def test_a_long_prompt_of_unknown_words_keeps_the_known_ones(pocket):
