@@ -55,6 +55,11 @@ class GuidanceAdapter(Planned):
     weights: str = knob("", "a trained adapter's folder; empty: the one that ships with the model", unit="path")
     after: float = knob(0.0, "part of the run that is guided for real first", low=0.0, high=1.0, unit="of the run")
 
+    def __post_init__(self) -> None:
+        if hasattr(self.weights, "__fspath__"):  # a Path is as good as its text
+            object.__setattr__(self, "weights", str(self.weights))
+        super().__post_init__()
+
     def guides(self, progress: float) -> bool:
         return progress < self.after
 

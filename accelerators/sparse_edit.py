@@ -147,12 +147,16 @@ class _Windowed:
     windows: Windows
     notes: dict[Any, Notes] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.link.run.holds(self.held)
 
     def __call__(self, call: Call, network: Network) -> Tensor:
         key, size = (call.branches, call.shape), (call.latents.shape[-2], call.latents.shape[-1])
+        if size != self.size:  # the windows know the layers' places for one size at a time
+            self.notes.clear()
+            self.size = size
         box, notes = self.knobs.box(*size), self.notes.get(key)
         whole = set(self.knobs.whole(call.steps))
         if notes is None or notes.out is None or call.step in whole or box.area == size[0] * size[1]:

@@ -82,7 +82,7 @@ class _Files:
 
         self.arguments = arguments
         self.image = open_picture(arguments.image, f"the image {arguments.image}").convert("RGB")
-        if arguments.mask is None and arguments.painted is None:
+        if not arguments.mask and not arguments.painted:
             raise InputError("there is no mask; give --mask, or --mode stroke with --painted")
         self.mask = (
             mask_picture(open_picture(arguments.mask, f"the mask {arguments.mask}")) if arguments.mask else None
@@ -127,6 +127,8 @@ def _check(arguments: argparse.Namespace) -> None:
     check_name(arguments.model)
     if arguments.mode == "stroke" and not arguments.painted:
         raise InputError("--mode stroke needs --painted, the picture with strokes painted on it")
+    if arguments.painted and arguments.mode != "stroke":
+        raise InputError("--painted is only for --mode stroke: say that too, or leave it out")
     check_edit(arguments.prompt, arguments.mode, arguments.strength, arguments.steps, arguments.guidance)
     check_inputs([arguments.prompt or "nothing"], [arguments.seed], repeats=arguments.repeats or 1)
     _bytes(arguments.memory_budget)
@@ -141,7 +143,7 @@ def _bytes(text: str) -> int:
     from .pipelines import InputError
 
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(mib|gib)?", text.strip().lower())
-    if not found:
+    if not found or float(found[1]) > 2**30:
         raise InputError(f"--memory-budget is {text!r}; write MiB as 512, or as 512MiB or 1GiB")
     return int(float(found[1]) * (2**30 if found[2] == "gib" else 2**20))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipelines import InputError, Undo, call_arguments, family, known_model, model_name, pictures
+from ..pipelines import InputError, Undo, call_arguments, check_size, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
 from .edit_engine import Engine, Keep, why_dense, windows_part
@@ -26,6 +26,7 @@ from .edit_inputs import (
     usual_size,
 )
 from .edit_result import Cover, Edit, EditComparison
+from .inputs import check_inputs
 from .timing import after_each_step
 
 ONCE = "a sparse edit needs a plain run over the picture first, which one edit does not repay: further ones would"
@@ -101,6 +102,7 @@ class EditSession:
         self.pipe = inpainting(pipe)
         self.cell = cell_of(self.pipe)
         self.image = read_picture(image, self.cell)
+        check_size(pipe, self.image.shape[2], self.image.shape[1])
         self.prompt, self.negative, self.guidance = prompt, negative, guidance
         self.steps, self.seed, self.grow = steps, seed, grow
         self.budget_bytes, self.store, self.every = budget_bytes, store, every
@@ -212,6 +214,8 @@ class EditSession:
             InputError: names what cannot be used.
             Cancelled: from *watch*; the session is as it was.
         """
+        if watch is not None and not callable(watch):
+            raise InputError(f"watch is {watch!r}, not a function of an EditEvent")
         ask = self._asked(mask, prompt, mode, strength, painted)
         cover = self.cover(ask.mask)
         if cover.lane == "none":
@@ -228,6 +232,8 @@ class EditSession:
         Raises:
             InputError: it is an edit of another picture than the session's present one.
         """
+        if not isinstance(made, Edit):
+            raise InputError(f"{made!r} is no edit: give what edit(..., keep=False) returned")
         if made.base is not self.image:
             raise InputError("this edit is of a picture before: make it again, of the session's present picture")
         if made.lane == "none":
@@ -284,7 +290,12 @@ class EditSession:
         repeats: int = 3,
         watch: Watch | None = None,
     ) -> EditComparison:
-        """Make the same edit dense and sparse, interleaved, *repeats* times each after a warm-up; keep neither."""
+        """Make the same edit dense and sparse, interleaved, *repeats* times each after a warm-up; keep neither.
+
+        Raises:
+            InputError, Cancelled: as ``edit``.
+        """
+        check_inputs(["a fox"], repeats=repeats)
         asked = {"mode": mode, "strength": strength, "painted": painted, "keep": False, "watch": watch}
         first = None if self.cover(mask, painted).recorded else self.edit(mask, prompt, **asked)
         lanes = {"dense": self.edit(mask, prompt, dense=True, **asked), "sparse": self.edit(mask, prompt, **asked)}

@@ -22,7 +22,7 @@ from ..pipelines import (
     patch_size,
 )
 from .inputs import check_inputs
-from .picture_files import mask_picture
+from .picture_files import eight_bits, mask_picture
 
 Mode = Literal["prompt", "inpaint", "stroke"]
 MODES = ("prompt", "inpaint", "stroke")
@@ -37,9 +37,11 @@ def read_picture(picture: Any, cell: int, name: str = "image") -> Tensor:
     Raises:
         InputError: it is none, it is too large, or its sides are not multiples of *cell*.
     """
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim in (2, 3):
+        picture = Image.fromarray(picture)
     if isinstance(picture, Image.Image):
         _sized(picture.width, picture.height, cell, name)
-        found = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+        found = torch.from_numpy(np.array(eight_bits(picture).convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(picture, Tensor) and picture.is_floating_point():
         found = picture.detach().cpu().float()
         found = found[0] if found.ndim == 4 and len(found) == 1 else found
@@ -50,7 +52,8 @@ def read_picture(picture: Any, cell: int, name: str = "image") -> Tensor:
             raise InputError(f"{name} has values outside [0, 1]; divide bytes by 255, or give a PIL image")
     else:
         raise InputError(
-            f"{name} is a {type(picture).__name__}, not a picture: give a PIL image, or a float tensor (3, H, W)"
+            f"{name} is a {type(picture).__name__}, not a picture: give a PIL image (PIL.Image.open reads a file), an "
+            "array of bytes (H, W, 3), or a float tensor (3, H, W)"
         )
     return found
 
@@ -80,14 +83,19 @@ def read_mask(mask: Any, like: Tensor) -> Tensor:
         raise InputError("there is no mask: paint what may change, or give a mask with True there")
     if isinstance(mask, Image.Image):
         mask = torch.from_numpy(np.array(mask_picture(mask))) > 127
-    elif isinstance(mask, np.ndarray):
+    elif isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
         mask = torch.from_numpy(mask)
-    if not isinstance(mask, Tensor):
+    if not isinstance(mask, Tensor) or mask.is_complex():
         raise InputError(f"mask is a {type(mask).__name__}: give a PIL image, or a tensor (H, W) of booleans")
     found = mask.detach().cpu()
+    if found.is_floating_point() and not found.isfinite().all():
+        raise InputError("mask has values that are no numbers: give True, or 1, where something may change")
     found = found if found.dtype == torch.bool else found > 0.5
     while found.ndim > 2 and len(found) == 1:
         found = found[0]
+    found = found[..., 0] if found.ndim == 3 and found.shape[2] == 1 else found
+    if found.ndim != 2:
+        raise InputError(f"mask has the shape {tuple(mask.shape)}, not (height, width): give one channel")
     if found.shape != like.shape[1:]:
         raise InputError(
             f"mask has the shape {tuple(found.shape)}, the picture {tuple(like.shape[1:])}: both need the same "
@@ -127,6 +135,8 @@ def check_edit(prompt: str, mode: str, strength: float, steps: int, guidance: fl
     Raises:
         InputError: names the value, and what it may be.
     """
+    if not isinstance(prompt, str):
+        raise InputError(f"prompt is {prompt!r}, not a text; say what to draw")
     check_inputs([prompt or " a"], steps=steps, guidance=guidance)
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}, not one of {', '.join(MODES)}; {nearest(str(mode), MODES)}")

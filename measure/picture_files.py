@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..pipelines import InputError
@@ -30,7 +31,7 @@ def open_picture(path: str | Path, name: str = "the picture") -> Image.Image:
         with file.open("rb") as stream:
             return _decoded(stream, name, FORMATS)
     except OSError as error:
-        raise InputError(f"{name} {file.name} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
 def decode_picture(text: str, name: str = "the picture") -> Image.Image:
@@ -59,7 +60,7 @@ def _decoded(stream: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Ima
                 f"{name} has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS // 2**20} million are "
                 "taken: scale it down first"
             )
-        upright = ImageOps.exif_transpose(picture)
+        upright = eight_bits(ImageOps.exif_transpose(picture))
         return upright.convert("RGBA" if upright.mode in ("RGBA", "LA", "PA", "P") else "RGB")
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not a picture that can be read; give one of {known}") from error
@@ -67,6 +68,17 @@ def _decoded(stream: BinaryIO, name: str, formats: tuple[str, ...]) -> Image.Ima
         raise InputError(f"{name} has far more than {MOST_PIXELS // 2**20} million pixels: scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL raises for damaged files
         raise InputError(f"{name} is damaged and cannot be decoded; save it again") from error
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture with 16 bits a pixel as one with 8; PIL by itself would cut off what is above 255.
+
+    >>> eight_bits(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+    255
+    """
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def fitted(picture: Image.Image, size: tuple[int, int], nearest: bool = False) -> Image.Image:
@@ -85,4 +97,4 @@ def mask_picture(picture: Image.Image) -> Image.Image:
     """Return a mask's picture as gray, white where something may change: its alpha if it has some, else its light."""
     if picture.mode == "RGBA" and (alpha := picture.getchannel("A")).getextrema() != (255, 255):
         return alpha
-    return picture.convert("L")
+    return eight_bits(picture).convert("L")

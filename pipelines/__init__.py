@@ -24,7 +24,7 @@ from .attention import (
 from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
 from .call import PAIR, Around, Call, Link, Network, SolverStep
-from .calling import call_arguments, pictures, preview
+from .calling import call_arguments, check_size, pictures, preview
 from .codec import Codec, Decoded
 from .errors import (
     Cancelled,
@@ -165,6 +165,7 @@ __all__ = [
     "call_arguments",
     "calls_a_step",
     "check_name",
+    "check_size",
     "clean",
     "crosses",
     "denoisers",

@@ -124,14 +124,25 @@ def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
         read = json.loads(about.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise LoadError(f"{about} cannot be read: {error}") from error
-    if not isinstance(read, dict) or not isinstance(read.get("base"), dict):
+    base = read.get("base") if isinstance(read, dict) else None
+    if not isinstance(base, dict) or not _described(base):
         raise LoadError(f"{about} does not say which denoiser the adapter was trained for")
     return read, weights
+
+
+def _described(base: Mapping[str, Any]) -> bool:
+    """Tell whether this is what ``base_of`` returns."""
+    marks = base.get("weights")
+    numbers = isinstance(marks, list) and all(isinstance(mark, float) for mark in marks)
+    return numbers and isinstance(base.get("model"), str) and isinstance(base.get("denoiser"), str)
 
 
 def _shape(about: Mapping[str, Any], source: str | Path) -> AdapterShape:
     try:
         shape = AdapterShape(**about["shape"])
-        return AdapterShape(**{**asdict(shape), "scales": (float(shape.scales[0]), float(shape.scales[1]))})
+        low, high = map(float, shape.scales)
+        if not (low < high and isinstance(shape.width, int) and 0 < shape.width < 2**16):
+            raise ValueError
+        return AdapterShape(**{**asdict(shape), "scales": (low, high)})
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise LoadError(f"{ABOUT} in {source} does not describe an adapter") from error

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families import family
+from .errors import InputError
+from .families import denoisers, family
 
 
 def call_arguments(
@@ -31,7 +32,12 @@ def call_arguments(
         size: (width, height) in pixels; None leaves the pipeline's own default.
         seed: seed of the noise, drawn on the CPU so that it is the same everywhere; one for each prompt of a batch
             gives each the noise that it has alone.
+
+    Raises:
+        InputError: a size that the denoiser has no places for.
     """
+    if size is not None:
+        check_size(pipe, *size)
     takes = inspect.signature(type(pipe).__call__).parameters
     width, height = size or (None, None)
     seeds = [seed] if isinstance(seed, int) else seed
@@ -50,6 +56,21 @@ def call_arguments(
     if negative and "true_cfg_scale" in takes:  # FLUX: the guidance scale is distilled in, this one is real guidance
         wanted["true_cfg_scale"] = guidance
     return {name: value for name, value in wanted.items() if name in takes and value is not None}
+
+
+def check_size(pipe: Any, width: int, height: int) -> None:
+    """Refuse pictures larger than a denoiser's grid of learned places (Stable Diffusion 3).
+
+    Raises:
+        InputError: names the side and the largest that there is.
+    """
+    if family(pipe).name != "Stable Diffusion 3":
+        return
+    config = next(iter(denoisers(pipe).values())).config
+    most = config.pos_embed_max_size * config.patch_size * int(getattr(pipe, "vae_scale_factor", 8))
+    for name, value in (("width", width), ("height", height)):
+        if value > most:
+            raise InputError(f"{name} is {value}, and this model draws at most {most} pixels a side: take less")
 
 
 def pictures(output: Any) -> Tensor:

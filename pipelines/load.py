@@ -242,6 +242,10 @@ def model_name(pipe: Any) -> str:
     Raises:
         UnsupportedError: a name was given where a pipeline is wanted.
     """
+    if not hasattr(pipe, "config") and not isinstance(pipe, (str, Path)):
+        raise UnsupportedError(
+            f"pipe is {pipe!r}, not a pipeline: give a DiffusionPipeline, such as load('pocket-dit')"
+        )
     if isinstance(pipe, (str, Path)):
         raise UnsupportedError(
             f"pipe is the text {str(pipe)!r}, not a pipeline: load it first, with load({str(pipe)!r})"

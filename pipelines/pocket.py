@@ -75,7 +75,7 @@ POCKET: Mapping[str, Model] = MappingProxyType(
             "pocket-unet",
             "Pocket UNet",
             "Stable Diffusion 1.x/2.x",
-            "A tiny Stable Diffusion UNet in the same latents, trained less far; ships with Deadheat.",
+            "A tiny Stable Diffusion UNet in the same latents; ships with Deadheat.",
             steps=28,
             guidance=4.0,
             size=(128, 128),

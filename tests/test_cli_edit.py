@@ -1,6 +1,7 @@
 """``deadheat edit``: what it writes, what it says, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from deadheat.__main__ import main
 
+ROOT = Path(__file__).parents[1]
 QUICK = ["--steps", "6", "--strength", "0.5", "--before", "a fox on a plain teal background"]
 
 
@@ -161,6 +163,8 @@ def test_another_size_is_fitted_if_asked(files, capsys):
         (["--strength", "0.01"], "less than one step"),
         (["--mode", "strok"], "did you mean stroke"),
         (["--mode", "stroke"], "--mode stroke needs --painted"),
+        (["--painted", str(ROOT / "assets" / "recorded" / "edit" / "fox.png")], "--painted is only for --mode stroke"),
+        (["--memory-budget", "99999999999999GiB"], "--memory-budget is"),
         (["--steps", "0"], "steps is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--memory-budget", "much"], "write MiB as 512"),

@@ -234,8 +234,15 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "a" / "adapter.safetensors").write_bytes(b"\0" * 10)
     with pytest.raises(LoadError, match="damaged"):
         load_adapter(folder)
-    for text, words in (("{", "cannot be read"), ("[]", "does not say"), ('{"base": {}}', "does not describe")):
-        (tmp_path / "a" / "adapter.json").write_text(text)
+    about = tmp_path / "a" / "adapter.json"
+    whole = json.loads(about.read_text())
+    damaged = [("{", "cannot be read"), ("[]", "does not say"), ('{"base": {}}', "does not say")]
+    for key, value in (("model", None), ("weights", None), ("weights", ["x"])):
+        damaged.append((json.dumps(whole | {"base": whole["base"] | {key: value}}), "does not say"))
+    for key, value in (("width", "x"), ("width", -4), ("scales", [1, 1]), ("scales", [8, 1]), ("scales", [])):
+        damaged.append((json.dumps(whole | {"shape": whole["shape"] | {key: value}}), "does not describe"))
+    for text, words in damaged:
+        about.write_text(text)
         with pytest.raises(LoadError, match=words):
             check([GuidanceAdapter(weights=folder)], pipe)
 

@@ -5,6 +5,8 @@ import torch
 from deadheat.accelerators import SparseEdit, attached
 from deadheat.pipelines import Box, KnobError
 
+from deadheat import accelerate
+
 from ..families import FAMILIES
 
 WHOLE = "0 0 1 1"
@@ -51,6 +53,15 @@ def test_outside_the_output_is_that_of_the_last_whole_step(name: str):
     for later in outs[2:]:
         torch.testing.assert_close(later[..., outside], outs[1][..., outside], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(box.of(later), box.of(outs[1]))
+
+
+@pytest.mark.parametrize("text", ["sparse-edit:warmup=1 + bottleneck", "bottleneck + sparse-edit:warmup=1"])
+def test_while_the_resolution_falls_and_rises(text: str):
+    tiny = FAMILIES["sd15"]
+    pipe = tiny.build()
+    with accelerate(pipe, text) as session:
+        assert tiny.call(pipe, 16).isfinite().all()
+    assert session.report().count("partial") > 4
 
 
 def test_another_size_is_computed_whole_first():

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from deadheat.accelerators import ABCache, TGate, attached
+from deadheat.pipelines import IncompatibleError
 from diffusers import SD3Transformer2DModel
+
+from deadheat import accelerate
 
 from ..families import FAMILIES, executed
 
@@ -95,3 +98,10 @@ def test_a_second_self_attention_is_no_cross_attention():
     names = [name for name, _ in network.named_modules() if name.endswith("attn2")]
     assert names
     assert not any(TGate.cached(name, module) for name, module in network.named_modules())
+
+
+@pytest.mark.parametrize("other", ["region-adaptive", "sparse-edit"])
+def test_what_runs_some_tokens_only_is_refused(other: str):
+    pipe = FAMILIES["pixart"].build()
+    with pytest.raises(IncompatibleError, match="which takes the image tokens"), accelerate(pipe, f"t-gate + {other}"):
+        pass
