@@ -61,8 +61,11 @@ def report_sweep(arguments: argparse.Namespace) -> None:
     from .measure import Sweep
 
     found = Sweep.load(Path(arguments.result).absolute())
-    page = found.write_report()
-    show(arguments, {**found.to_dict(), "report": str(page)}, f"{found.table()}\n\nreport: {page}")
+    try:
+        said = str(found.write_report())
+    except OSError as error:  # the table is worth showing all the same
+        said = f"report.html cannot be written: {error.strerror or error}"
+    show(arguments, {**found.to_dict(), "report": said}, f"{found.table()}\n\nreport: {said}")
 
 
 def report_static(arguments: argparse.Namespace) -> None:

@@ -39,3 +39,16 @@ def test_pictures_are_the_same_every_time():
 def test_prompts_outside_the_vocabulary():
     assert parse("an astronaut riding a horse") is None
     assert "astronaut" in unknown_words("an astronaut above a mushroom")
+
+
+def test_a_shape_never_has_the_colour_of_its_ground():
+    rng = random.Random(0)
+    hidden = 0
+    for _ in range(4000):
+        scene = draw(rng)
+        placed = layout(scene, rng)
+        hidden += scene.ground is None
+        for thing, row in zip(scene.things, placed.things, strict=False):
+            if thing.colour:
+                assert abs(row[5:8] - placed.ground[1:4]).max() > 0.08, scene
+    assert hidden > 100  # those whose ground the caption does not name
