@@ -81,14 +81,14 @@ class Recipe:
         return cls(tuple(_accelerator(part.strip()) for part in text.split("+")))
 
     @classmethod
-    def from_toml(cls, path: Path) -> "Recipe":
+    def from_toml(cls, path: str | Path) -> "Recipe":
         """Read a recipe from a TOML file.
 
         Raises:
             PresetError: the file is not there, is no TOML, or has something in it that no recipe has.
         """
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PresetError(f"the preset {path} cannot be read: {error.strerror or error}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -104,7 +104,7 @@ class Recipe:
             made = tuple(_made(str(row.pop("name", "")), row) for row in rows)
         except KnobError as error:
             raise PresetError(f"the preset {path} is wrong: {error}") from error
-        return cls(made, str(data.get("title", path.stem)), str(data.get("about", "")))
+        return cls(made, str(data.get("title", Path(path).stem)), str(data.get("about", "")))
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, every knob with its value.
