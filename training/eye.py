@@ -47,7 +47,7 @@ class EyePart:
             _finding(sight, things, scenes)
             + functional.cross_entropy(sight.ground, _ground_names(scenes).to(pictures.device), ignore_index=-1)
             + functional.cross_entropy(sight.style, ground[:, 0].long())
-            + 0.5 * _matching(sight.embedding, words, self.net.scale.exp())
+            + _matching(sight.embedding, words, self.net.scale.exp())
         )
         return loss, batch
 
