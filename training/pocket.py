@@ -63,7 +63,7 @@ PRESETS = {
         fresh=0.3,
         budgets={
             "autoencoder": Budget(samples=150_000, batch=16, lr=1.5e-3, average=0.995),
-            "eye": Budget(samples=200_000, batch=64, lr=3e-3, flat=0.2, average=0.99, every=120),
+            "eye": Budget(samples=176_000, batch=64, lr=3e-3, flat=0.2, average=0.99, every=120),
             "pocket-dit": Budget(samples=1_000_000, batch=16, lr=2e-3, every=1500),
             "pocket-unet": Budget(samples=1_000_000, batch=16, lr=2e-3, every=1500),
         },
