@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # torch's threads spin while they wait for each other: beside one busy core a picture took 60 times as long, and
     # twice as long where they soon sleep; on a quiet machine it is the same. Read when torch is imported, below.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from .pipelines.errors import Cancelled, DeadheatError
+    from .pipelines.errors import Cancelled, DeadheatError, LoadError
 
     try:
         return int(arguments.run(arguments) or 0)
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"deadheat: {error}", file=sys.stderr)
-        return 1 if isinstance(error, Cancelled) else 2
+        unreachable = isinstance(error, LoadError) and isinstance(
+            error.__cause__, OSError
+        )  # no download: nobody's slip
+        return 1 if unreachable or isinstance(error, Cancelled) else 2
     except KeyboardInterrupt:
         print("deadheat: stopped", file=sys.stderr)
         return 1

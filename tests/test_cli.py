@@ -113,6 +113,12 @@ def test_wrong_use_is_one_line_and_exit_code_2(argv, says, capsys):
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err + out
 
 
+def test_a_download_that_fails_is_no_wrong_use(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = run(capsys, "doctor", "nobody/nothing-of-the-kind")
+    assert code == 1 and "could not be downloaded" in err and len(err.strip().splitlines()) == 1
+
+
 def test_calibrate(capsys, tmp_path):
     preset = tmp_path / "mine.toml"
     code, out, _ = run(capsys, "calibrate", "lemica", "pocket-dit", "--steps", "5", "--calls", "4", "--longest", "2",
