@@ -33,8 +33,8 @@ class AdaptiveGuidance(LessGuidance):
     ``rebuild="none"`` takes c alone, as the paper's Adaptive Guidance and as if the guidance scale were 1.
     ``threshold=1`` never ends guidance. The paper's threshold for predictions is 0.991. On pocket-dit the defaults
     took 41 of 56 calls with prompt adherence as before (over 80 pictures, 0.6 points less, give or take 1.2), at 32
-    dB. With earlier weights c alone got 28 dB where they got 31, and 22 plain steps 46 dB: guidance still moves details
-    that no detector asks for.
+    dB. With earlier weights c alone got 28 dB where they got 31, and 22 plain steps 46 dB: guidance still moves
+    details that no detector asks for.
 
     >>> str(AdaptiveGuidance(threshold=0.99, rebuild="none"))
     'adaptive-guidance:threshold=0.99,rebuild=none'
