@@ -36,9 +36,8 @@ class TGate(Planned):
     title: ClassVar[str] = "T-GATE"
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2404.02747"
     neutral: ClassVar[dict[str, Any]] = {"gate": 1.0}
-    excludes: ClassVar[frozenset[str]] = frozenset(
-        {"text tokens in attention", "image tokens"}
-    )  # it keeps what is whole
+    # it keeps what is whole
+    excludes: ClassVar[frozenset[str]] = frozenset({"text tokens in attention", "image tokens"})
 
     gate: float = knob(0.4, "part of the run that reads the prompt", low=0.0, high=1.0, unit="of the run")
 

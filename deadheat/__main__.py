@@ -59,9 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"deadheat: {error}", file=sys.stderr)
-        unreachable = isinstance(error, LoadError) and isinstance(
-            error.__cause__, OSError
-        )  # no download: nobody's slip
+        # a download that fails is nobody's slip
+        unreachable = isinstance(error, LoadError) and isinstance(error.__cause__, OSError)
         return 1 if unreachable or isinstance(error, Cancelled) else 2
     except KeyboardInterrupt:
         print("deadheat: stopped", file=sys.stderr)

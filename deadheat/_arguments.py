@@ -89,6 +89,18 @@ def unwritable(out: Path) -> str:
     return ""
 
 
+def new_preset(name: str) -> Path:
+    """Return the path of a preset that can be written, before anything runs."""
+    from .pipelines.errors import InputError
+
+    out = Path(name)
+    if out.suffix != ".toml":
+        raise InputError(f"the preset {out} has to end in .toml; give another --out")
+    if why := unwritable(out):
+        raise InputError(f"the preset {out} {why}; give another --out")
+    return out
+
+
 def whole(name: str, text: str) -> int:
     """Read a whole number."""
     from .pipelines.errors import InputError

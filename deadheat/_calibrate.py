@@ -6,24 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._arguments import load_model, show, takes_model, unwritable
+from ._arguments import load_model, new_preset, show, takes_model
 
 
 def calibrate_command(arguments: argparse.Namespace) -> None:
     """Measure which steps a model can do without, and write a preset."""
     from .measure import check_inputs
-    from .pipelines import InputError, check_name, known_model
+    from .pipelines import check_name, known_model
 
     check_name(arguments.model)
     model = known_model(arguments.model)
     prompts = arguments.prompt or (list(model.prompts) if model else [])
     check_inputs(prompts, [arguments.seed], steps=arguments.steps, guidance=arguments.guidance)
     budget = "" if arguments.method == "magcache" else f"-{arguments.calls}"
-    out = Path(arguments.out or f"{Path(arguments.model).name}-{arguments.method}{budget}.toml")
-    if out.suffix != ".toml":
-        raise InputError(f"--out is {out}; a preset's file ends in .toml")
-    if why := unwritable(out):
-        raise InputError(f"the preset {out} {why}; give another --out")
+    out = new_preset(arguments.out or f"{Path(arguments.model).name}-{arguments.method}{budget}.toml")
     recipe = _calibrated(arguments, prompts)
     out.write_text(recipe.to_toml(), encoding="utf-8")
     data = {"recipe": str(recipe), "about": recipe.about, "preset": str(out.absolute())}

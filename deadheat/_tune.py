@@ -1,12 +1,11 @@
 """``deadheat tune``: the fastest setting that holds a quality, or the best within a time."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ._arguments import load_model, prompts_of, show, size_of, takes_model
+from ._arguments import load_model, new_preset, prompts_of, show, size_of, takes_model
 
 
 def takes_search(parser: argparse.ArgumentParser) -> None:
@@ -54,15 +53,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
 
 
 def _preset(arguments: argparse.Namespace) -> Path:
-    from .pipelines import InputError
-
-    out = Path(arguments.out or f"{Path(arguments.model).name}-tuned.toml")
-    if out.suffix != ".toml":
-        raise InputError(f"the preset {out} has to end in .toml; give another --out")
-    if out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        why = "exists already" if out.exists() else f"cannot be written: {out.parent} is no folder of yours"
-        raise InputError(f"the preset {out} {why}; give another --out")
-    return out
+    return new_preset(arguments.out or f"{Path(arguments.model).name}-tuned.toml")
 
 
 def _progress(arguments: argparse.Namespace) -> Callable[[str, float], None]:

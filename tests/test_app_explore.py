@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from deadheat.measure import METRICS, Sweep, static_explorer
 from deadheat.measure.explore import explore_sweep
@@ -452,22 +453,27 @@ def test_a_sweep_of_twelve_cells(page: "Page"):
 
 
 def test_the_snippet_of_a_point_runs_and_gives_the_same_picture(page: "Page"):
-    import torch
+    from deadheat.measure import to_image
+    from deadheat.ui.pictures import data_url
 
     point(page, "ab-cache").dispatch_event("click")  # every=3 is its default; another point may lie above it
     room: dict[str, Any] = {}
     exec(page.text_content(".dx-code pre"), room)  # as a user would paste it
-    made = (room["image"] * 255).round().permute(1, 2, 0)
+    file = io.BytesIO()
+    to_image(room["image"]).save(file, "PNG")
+    file.seek(0)
+
+    def pixels(src: str) -> Any:
+        with urllib.request.urlopen(src) as raw:
+            return np.asarray(Image.open(io.BytesIO(raw.read())).convert("RGB")).astype(int)
 
     def apart(which: str) -> float:
-        """How far the picture is from one that the page shows, as a JPEG."""
+        """How far the picture is from one that the page shows, both as the page's JPEG."""
         src = page.get_attribute(f".dx-pics figure:{which}-child img", "src")
-        with urllib.request.urlopen(src) as raw:
-            shown = torch.tensor(list(Image.open(io.BytesIO(raw.read())).convert("RGB").tobytes()))
-        return (made - shown.reshape(128, 128, 3)).abs().float().mean().item()
+        return float(abs(pixels(data_url(file)) - pixels(src)).mean())
 
-    assert apart("last") < 3
-    assert apart("first") > 2 * apart("last")  # the baseline's
+    assert apart("last") < 1
+    assert apart("first") > 3 * apart("last")  # the baseline's
 
 
 def test_stopping_loses_nothing_and_frees_the_model(page: "Page"):

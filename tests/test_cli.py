@@ -90,7 +90,7 @@ def test_compare_and_report(capsys, tmp_path):
         (["calibrate", "lemica", "pocket-dit", "--longest", "-2"], "longest is -2"),
         (["calibrate", "lemica", "pocket-dit", "--order", "99"], "order is 99"),
         (["calibrate", "lemica", "pocket-dit", "--place", "deep"], "lemica"),
-        (["calibrate", "lemica", "pocket-dit", "--out", "mine.json"], "ends in .toml"),
+        (["calibrate", "lemica", "pocket-dit", "--out", "mine.json"], "has to end in .toml"),
         (["app", "--model", "/nowhere"], "--model is /nowhere"),
         (["report", "/nowhere"], "cannot be read"),
         (["tune", "pocket-dit"], "either a floor, such as psnr=30, or a budget"),
