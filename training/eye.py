@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from deadheat.measure.adherence import CELLS, Eye, Sight, judge
-from deadheat.pipelines.scenes import COLOURS, Scene
+from deadheat.pipelines.scenes import COLOURS, PICTOGRAMS, SHAPES, Scene
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +17,8 @@ from transformers import CLIPTokenizer
 from .generator import SIDE, Layout, draw, layout, write
 from .render import Renderer
 from .towers import FIRST, tokens, tower
+
+_WEIGHTS = [0.4 / len(SHAPES)] * len(SHAPES) + [0.6 / len(PICTOGRAMS)] * len(PICTOGRAMS)  # of THINGS: more shapes
 
 
 class EyePart:
@@ -99,7 +101,7 @@ def degrade(pictures: Tensor, rng: random.Random) -> Tensor:
 
 def _lot(rng: random.Random, count: int, learning: bool = False) -> tuple[list[Scene], list[str], list[Layout]]:
     """Scenes by lot; those to learn from hold more plain shapes, which are told apart last, at more sizes."""
-    scenes = [draw(rng, 0.6) if learning else draw(rng) for _ in range(count)]
+    scenes = [draw(rng, _WEIGHTS) if learning else draw(rng) for _ in range(count)]
     captions = [write(scene, rng) for scene in scenes]
     return scenes, captions, [layout(scene, rng, rng.uniform(0.65, 1.1) if learning else 1.0) for scene in scenes]
 

@@ -9,6 +9,7 @@ layout(scene, rng)           # where exactly, in points: the picture is 128 poin
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from deadheat.pipelines.scenes import (
 
 SIDE = 128
 MOST = 3
+_PICTOGRAMS = 0.78
 _ONE = {"small": (46, 54), "": (60, 82), "large": (92, 108)}
 _MANY = {"small": (40, 46), "": (48, 60), "large": (62, 72)}
 _THREE = {"": (46, 54)}
@@ -47,16 +49,19 @@ class Layout:
     things: np.ndarray
 
 
-def draw(rng: random.Random, pictograms: float = 0.78) -> Scene:
+def draw(rng: random.Random, weights: Sequence[float] | None = None) -> Scene:
     """A scene by lot: 40 % one thing, 45 % two, 15 % three; no two of a kind, no shape in its ground's colour.
 
-    A thing is a pictogram with the given probability, and otherwise a shape.
+    A thing is one of `THINGS`, as often as its weight says; without weights 78 % are pictograms and 22 % shapes.
     """
     count = rng.choices((1, 2, 3), (40, 45, 15))[0]
     ground = Ground(rng.choice(list(COLOURS)), rng.choices(STYLES, (32, 20, 18, 15, 15))[0])
     kinds: list[str] = []
     while len(kinds) < count:
-        kind = rng.choice(PICTOGRAMS if rng.random() < pictograms else SHAPES)
+        if weights:
+            kind = rng.choices(THINGS, weights)[0]
+        else:
+            kind = rng.choice(PICTOGRAMS if rng.random() < _PICTOGRAMS else SHAPES)
         if kind not in kinds:
             kinds.append(kind)
     colours = [c for c in COLOURS if c != ground.colour]

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 
 import torch
-from deadheat.pipelines.scenes import Scene
+from deadheat.pipelines.scenes import THINGS, Scene
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -17,7 +17,10 @@ from .render import Renderer
 from .towers import tokens
 
 _DROPPED = 0.1  # captions left out, for guidance
-_PICTOGRAMS = 0.55  # fewer than in a scene by lot: the outline of a plain shape is what is learnt last
+_LEARNT_LAST = {"circle": 6.0, "square": 6.0, "cross": 6.0, "heart": 6.0} | dict.fromkeys(
+    ("triangle", "ring", "moon", "star", "octopus", "robot", "cat"), 2.5
+)
+_WEIGHTS = [_LEARNT_LAST.get(what, 1.0) for what in THINGS]  # outlines above all: a blob has most of a circle
 
 
 class Stream:
@@ -49,7 +52,7 @@ class Stream:
 
     @torch.no_grad()
     def _render(self, rng: random.Random, count: int, pixels: int) -> list[tuple[Scene, Tensor]]:
-        scenes = [draw(rng, _PICTOGRAMS) for _ in range(count)]
+        scenes = [draw(rng, _WEIGHTS) for _ in range(count)]
         pictures = self.renderer([layout(scene, rng) for scene in scenes], pixels) * 2 - 1
         latents = encode(self.vae, pictures.to(memory_format=torch.channels_last))
         return list(zip(scenes, latents.half(), strict=True))
