@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-from deadheat.ui import api, edit_api, edit_page, explore, page, settings
+from deadheat.ui import api, edit_api, edit_page, explore, models_page, page, settings, start_page
 
 HERE = Path(page.__file__).parent
 THEME = gr.themes.Soft(
@@ -43,13 +43,17 @@ THEME = gr.themes.Soft(
 def build() -> gr.Blocks:
     """Return the app, not yet started."""
     with gr.Blocks(title="Deadheat", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as blocks:
-        with gr.Tabs(elem_classes="dh-tabs"):
+        with gr.Tabs(elem_classes="dh-tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
-                page.compare_page(blocks)
+                compare = page.compare_page(blocks)
             with gr.Tab("Edit", id="edit") as edit:
                 edit_page.edit_page(edit)
             with gr.Tab("Explore", id="explore"):
                 explore.explore_page()
+            with gr.Tab("Models", id="models") as models:
+                models_page.models_page(models, tabs, compare)
+            with gr.Tab("Start here", id="start"):
+                start_page.start_page(tabs)
         api.endpoints()
         edit_api.endpoint()
     blocks.queue(max_size=20, default_concurrency_limit=4)

@@ -1,7 +1,6 @@
 """``deadheat models``, ``accelerators`` and ``doctor``: what there is, and what fits."""
 
 import argparse
-from typing import Any
 
 from ._arguments import load_model, show, takes_model
 
@@ -57,39 +56,20 @@ def accelerators_command(arguments: argparse.Namespace) -> None:
 
 def doctor_command(arguments: argparse.Namespace) -> None:
     """Say what fits a model on this machine, and why the rest does not."""
-    from .accelerators import ACCELERATORS
-    from .measure import check_inputs
-    from .pipelines import CHOICES, System, describe
-    from .presets import presets
+    from .measure import check_inputs, doctor
 
     check_inputs(["a fox"], steps=arguments.steps)
-    pipe = load_model(arguments)
-    facts = describe(pipe)
-    fits: dict[str, dict[str, Any]] = {}
-    for name, cls in ACCELERATORS.items():
-        why = cls.supports(pipe)
-        cautions = [] if why else cls().cautions(pipe, arguments.steps)
-        fits[name] = {"works": why is None, "why_not": why, "cautions": cautions}
-    device = facts["device"]
-    switches = {
-        f"{switch}={value}": System(**{switch: value, "device": device}).refusals().get(switch)
-        for switch, values in CHOICES.items()
-        if switch != "dtype"
-        for value in values[1:]
-    }
-    lines = [f"{k}: {v}" for k, v in facts.items() if k != "system" and v != ""]
-    known = presets(facts["model"], facts["family"])
-    lines += ["", "presets", *(f"{name}: {recipe.about}" for name, recipe in known.items()), ""]
-    for name, row in fits.items():
+    found = doctor(load_model(arguments), arguments.steps)
+    lines = [f"{k}: {v}" for k, v in found["pipeline"].items() if k != "system" and v != ""]
+    lines += ["", "presets", *(f"{name}: {preset['about']}" for name, preset in found["presets"].items()), ""]
+    for name, row in found["accelerators"].items():
         lines.append(
             f"{'fits  ' if row['works'] else 'not   '}{name}" + (f": {row['why_not']}" if row["why_not"] else "")
         )
         lines += [f"      caution: {text}" for text in row["cautions"]]
     lines += ["", "system switches", *(f"{'works ' if why is None else 'not   '}{name}" + (f": {why}" if why else "")
-                                       for name, why in switches.items())]  # fmt: skip
-    made = {name: {"recipe": str(recipe), "about": recipe.about} for name, recipe in known.items()}
-    data = {"pipeline": facts, "accelerators": fits, "switches": switches, "presets": made}
-    show(arguments, data, "\n".join(lines))
+                                       for name, why in found["switches"].items())]  # fmt: skip
+    show(arguments, found, "\n".join(lines))
 
 
 def takes_name(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from .calibrate import best_path, calibrate, gap_costs
 from .cells import Sweep, is_sweep
 from .chart import Spot, chart
 from .compare import compare
+from .doctor import doctor
 from .edit import EditEvent, EditSession, edit, edit_once
 from .edit_inputs import MODES, check_edit, read_mask, usual_size
 from .edit_result import Cover, Edit, EditComparison
@@ -60,6 +61,7 @@ __all__ = [
     "decode_picture",
     "detail",
     "difference",
+    "doctor",
     "edit",
     "edit_once",
     "environment",

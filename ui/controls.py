@@ -45,6 +45,7 @@ class Controls:
     """
 
     model: gr.Dropdown
+    more: gr.Accordion
     preset: gr.Dropdown
     recipe: gr.Textbox
     prompt: gr.Textbox
@@ -68,11 +69,11 @@ def controls() -> Controls:
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
         about = "what runs, as on the command line"
         recipe = gr.Textbox(FIRST[1], label="Recipe", elem_id="recipe", interactive=True, info=about, max_lines=4)
-    with gr.Accordion("More settings", open=False, elem_id="more"):
+    with gr.Accordion("More settings", open=False, elem_id="more") as more:
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
     fields = [prompt, negative, model, recipe, steps, guidance, seed, repeats]
-    made = Controls(model, preset, recipe, prompt, fields, slots, ready, go, stop)
+    made = Controls(model, more, preset, recipe, prompt, fields, slots, ready, go, stop)
     _wire(made)
     return made
 

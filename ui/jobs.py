@@ -197,6 +197,13 @@ def if_idle() -> Iterator[bool]:
             _ONE_AT_A_TIME.release()
 
 
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Have the model to oneself as soon as nobody else has it."""
+    with _ONE_AT_A_TIME:
+        yield
+
+
 def stop(owner: str) -> int | None:
     """Stop the run of somebody and return its number; None if there is none."""
     if (job := _JOBS.pop(owner, None)) is None:

@@ -21,8 +21,8 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 log = logging.getLogger("deadheat.app")
 
 
-def compare_page(demo: gr.Blocks) -> None:
-    """Lay out the page and wire it."""
+def compare_page(demo: gr.Blocks) -> Controls:
+    """Lay out the page and wire it; return its panel, for a model that is chosen elsewhere."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else None
     gr.HTML((HERE / "head.html").read_text(encoding="utf-8"), elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
@@ -35,6 +35,7 @@ def compare_page(demo: gr.Blocks) -> None:
                 code = gr.Code(snippet, language="python", interactive=False, show_label=False, elem_id="snippet")
     _wire(left, stage, code)
     demo.load(_library, None, waiting(left), **PRIVATE)
+    return left
 
 
 def _stage(value: Any) -> gr.HTML:

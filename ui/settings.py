@@ -54,7 +54,7 @@ class Settings:
         return {
             "prompt": lambda: check_inputs([self.prompt or ""]),
             "negative": lambda: check_inputs([self.negative or "nothing"]),
-            "model": lambda: _check_model(self.model),
+            "model": lambda: check_model(self.model),
             "recipe": lambda: check_recipe(self.recipe),
             "steps": lambda: _within("steps", self.steps, MOST_STEPS),
             "guidance": lambda: check_inputs(fine, guidance=number("guidance", self.guidance)),
@@ -123,7 +123,12 @@ def number(name: str, value: Any) -> float:
     return value
 
 
-def _check_model(name: Any) -> None:
+def check_model(name: Any) -> None:
+    """Refuse a model that cannot be run here.
+
+    Raises:
+        LoadError: names the model and what can be.
+    """
     from deadheat.pipelines import hub_id, nearest
 
     from deadheat import LoadError
