@@ -42,7 +42,7 @@ def _edited(
     lines = [_said(made)]
     if arguments.repeats and made.lane != "none":
         lines.append(_compared(compared, made))
-    lines += [f"warning: {text}" for text in made.warnings]
+    lines += [f"warning: {text}" for text in [*made.warnings, *(compared.warnings if compared else [])]]
     return data, "\n".join([*lines, f"picture: {out.absolute()}"])
 
 

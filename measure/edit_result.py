@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .metrics import psnr
 
+APART = 22.0  # dB inside the mask below which two edits may show different things
+
 
 @dataclass(eq=False)
 class Edit:
@@ -115,6 +117,17 @@ class EditComparison:
         return self._psnr(~self.dense.mask)
 
     @property
+    def warnings(self) -> list[str]:
+        """What the user should know of this pair, as sentences."""
+        if self.inside >= APART:
+            return []
+        return [
+            f"inside the mask the sparse edit is {self.inside:.1f} dB from the dense one, far enough to show "
+            "something else: it knows the rest of the picture only as it was before. Look at both, and take the dense one if "
+            "you like it better"
+        ]
+
+    @property
     def largest(self) -> float:
         """Largest difference of a pixel between both edits, in [0, 1]."""
         return float((self.dense.image - self.sparse.image).abs().max())
@@ -138,6 +151,7 @@ class EditComparison:
             "largest": self.largest,
             "seconds": self.seconds,
             "first_seconds": self.first_seconds,
+            "warnings": self.warnings,
             "dense": self.dense.to_dict(),
             "sparse": self.sparse.to_dict(),
         }

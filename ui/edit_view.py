@@ -65,7 +65,7 @@ def told(done: Any) -> list[str]:
     """Return the sentences that stand above the pictures."""
     reason = done.kept.reason
     why = [f"The dense edit ran, not the sparse one: {reason}"] if done.kept.lane == "dense" and reason else []
-    return [*why, *done.kept.warnings]
+    return [*why, *done.kept.warnings, *(done.compared.warnings if done.compared else [])]
 
 
 def lanes(done: Any) -> list[dict[str, Any]]:

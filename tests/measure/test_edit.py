@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,16 @@ def test_compare(pipe):
     assert result.to_dict()["speedup"] == result.speedup > 0
     assert result.to_dict()["outside"] is None
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_sparse_edit_far_from_the_dense_one_is_a_warning(pipe):
+    result = begun(pipe).compare(square(), "a blue ball", repeats=1)
+    grey = torch.full_like(result.dense.image, 0.5)
+    for by, warned in ((0.05, False), (0.1, True)):  # 26 and 20 dB
+        dense, sparse = replace(result.dense, image=grey), replace(result.sparse, image=grey + by)
+        pair = replace(result, dense=dense, sparse=sparse)
+        assert bool(pair.warnings) is warned
+        assert pair.to_dict()["warnings"] == pair.warnings
 
 
 def test_cover_is_told_before_anything_runs(pipe):
