@@ -15,6 +15,7 @@ import gradio as gr
 from deadheat.ui import api, edit_api, edit_page, explore, models_page, page, settings, start_page
 
 HERE = Path(page.__file__).parent
+SYSTEM = ("device", "dtype", "memory")
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -67,17 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped.
 
     Returns:
-        0 when it was stopped, 2 when the port is taken, or a folder holds no model.
+        0 when it was stopped, 2 when the port is taken, a folder holds no model, or a switch cannot work here.
     """
     parser = argparse.ArgumentParser(prog="deadheat app", description="Open Deadheat in the browser.")
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     parser.add_argument("--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
     parser.add_argument("--model", action="append", default=[], help="a local folder to offer too; again for more")
+    for switch in SYSTEM:
+        parser.add_argument(f"--{switch}", help="of every model, as deadheat compare has it")
     given = parser.parse_args(arguments)
     for folder in given.model:
         if not (Path(folder) / "model_index.json").is_file():
             print(f"deadheat: --model is {folder}: no folder that pipe.save_pretrained(...) wrote", file=sys.stderr)
             return 2
+    switches = {name: value for name in SYSTEM if (value := getattr(given, name))}
+    if refused := _refused(switches):
+        print(f"deadheat: {refused}", file=sys.stderr)
+        return 2
+    settings.SWITCHES.update(switches)
     settings.FOLDERS[:] = [str(Path(folder).absolute()) for folder in given.model]
     if taken := _taken(given.host, given.port):
         print(f"deadheat: {taken}", file=sys.stderr)
@@ -101,6 +109,21 @@ def launch(host: str, port: int, block: bool = True) -> None:
         max_file_size="8mb",
         footer_links=["api", "settings"],
     )
+
+
+def _refused(switches: dict[str, str]) -> str:
+    """Return why models cannot be loaded with these switches here, or ""."""
+    if not switches:  # looking would import torch, for which the first page need not wait
+        return ""
+    from deadheat.pipelines import System
+
+    from deadheat import DeadheatError
+
+    try:
+        System(**switches).resolved()
+    except DeadheatError as error:
+        return str(error)
+    return ""
 
 
 def _taken(host: str, port: int) -> str:

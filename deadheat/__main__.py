@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from ._about import accelerators_command, doctor_command, models_command, takes_doctor, takes_name
-from ._arguments import show
+from ._arguments import show, takes_system
 from ._calibrate import calibrate_command, takes_calibration
 from ._compare import compare_command, takes_comparison
 from ._edit import edit_command, takes_edit
@@ -104,8 +104,10 @@ def _report(arguments: argparse.Namespace) -> None:
 def _app(arguments: argparse.Namespace) -> int:
     from .app import main as open_app
 
-    models = [word for folder in arguments.model for word in ("--model", folder)]
-    return int(open_app(["--host", arguments.host, "--port", str(arguments.port), *models]))
+    given = [("--model", folder) for folder in arguments.model]
+    given += [(f"--{name}", value) for name in ("device", "dtype", "memory") if (value := getattr(arguments, name))]
+    words = [word for pair in given for word in pair]
+    return int(open_app(["--host", arguments.host, "--port", str(arguments.port), *words]))
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +126,7 @@ def _takes_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
     parser.add_argument("--model", action="append", default=[], help="a local folder to offer too; again for more")
+    takes_system(parser)
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Any], Callable[[argparse.ArgumentParser], None], str]] = {

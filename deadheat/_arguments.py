@@ -15,13 +15,18 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
     """Take a model, and how to load it."""
     parser.add_argument("model", help="a pocket model, a hub id, or a local folder")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", help="float32, float16, bfloat16 (default: float32 on a CPU, bfloat16 elsewhere)")
-    parser.add_argument("--memory", help="all-on-device, model-offload, group-offload, sequential-offload")
+    takes_system(parser)
     parser.add_argument("--attention", help="default, native, xformers, flash, sage")
     parser.add_argument("--quantisation", help="none, fp8-storage, int8, nf4")
     parser.add_argument("--compile-blocks", action="store_true", default=None, help="torch.compile repeated blocks")
     parser.add_argument("--tiny-autoencoder", action="store_true", default=None, help="decode with a distilled one")
+
+
+def takes_system(parser: argparse.ArgumentParser) -> None:
+    """Take where a model runs, and in what."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", help="float32, float16, bfloat16 (default: float32 on a CPU, bfloat16 elsewhere)")
+    parser.add_argument("--memory", help="all-on-device, model-offload, group-offload, sequential-offload")
 
 
 def show(arguments: argparse.Namespace, data: Any, text: str) -> None:

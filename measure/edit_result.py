@@ -123,8 +123,8 @@ class EditComparison:
             return []
         return [
             f"inside the mask the sparse edit is {self.inside:.1f} dB from the dense one, far enough to show "
-            "something else: it knows the rest of the picture only as it was before. Look at both, and take the dense one if "
-            "you like it better"
+            "something else: it knows the rest of the picture only as it was before. Look at both, and take the dense "
+            "one if you like it better"
         ]
 
     @property

@@ -49,7 +49,7 @@ def explore_comparison(result: Mapping[str, Any], look: Look) -> Row:
     """Return a comparison, as ``Comparison.to_dict`` writes it, for the explorer."""
     s, lanes = result["settings"], result["lanes"]
     shown = [(cell["prompt"], cell["seed"]) for cell in lanes[0]["cells"]]
-    points = [_lane_point(s, lane, look) for lane in lanes]
+    points = [_lane_point(result, lane, look) for lane in lanes]
     notes = [rounds_text(s["repeats"]), *note_texts(s["metrics"], result["unavailable"], result["environment"])]
     return whole_page(result, f"{many_text(len(shown), 'picture')} a lane", shown, points, notes)
 
@@ -89,7 +89,8 @@ def _sweep_point(
         for metric, p in zip(s["metrics"], same, strict=False)
         if p.worst is not None and p.worst_cell is not None
     }
-    code = {"guidance": s["guidance"], "negative": s["negative"], "size": s["size"]}
+    code = {name: s[name] for name in ("guidance", "negative", "size")}
+    code["system"] = sweep.environment["pipeline"]["system"]
     return {
         **head_row(point.recipe, point.role, sweep.title(point.recipe), point.steps),
         **_times(point, list(by_key.values())),
@@ -130,11 +131,13 @@ def _shown(cell: SweepCell | None) -> Row:
     return {**finite, "identical": cell.identical}
 
 
-def _lane_point(s: Mapping[str, Any], lane: Mapping[str, Any], look: Look) -> Row:
+def _lane_point(result: Mapping[str, Any], lane: Mapping[str, Any], look: Look) -> Row:
+    s = result["settings"]
     cells = lane["cells"]
     low, high = lane["speedup_range"] or (lane["speedup"], lane["speedup"])
     scores = {metric: found for metric in s["metrics"] if (found := _lane_score(cells, metric)) is not None}
     code = {name: s[name] for name in ("steps", "guidance", "negative", "size")}
+    code["system"] = result["environment"]["pipeline"]["system"]
     finite = [{k: short_number(v) for k, v in cell["scores"].items() if v is not None} for cell in cells]
     return {
         **head_row(lane["recipe"], lane["role"], lane["name"], s["steps"]),

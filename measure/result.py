@@ -197,7 +197,8 @@ class Comparison:
         """Return code that makes the first picture of a lane, ready to be pasted."""
         s, cell = self.settings, lane.cells[0]
         call = {name: s[name] for name in ("negative", "steps", "guidance", "size")}
-        return snippet(s["model"], lane.recipe, prompt=cell.prompt, seed=cell.seed, **call)
+        system = self.environment["pipeline"]["system"]
+        return snippet(s["model"], lane.recipe, prompt=cell.prompt, seed=cell.seed, system=system, **call)
 
     def table(self) -> str:
         """Return the comparison as an aligned text table."""

@@ -1,14 +1,23 @@
 """A few lines that anybody can paste: they load the model, stand the recipe in it, and draw the picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..pipelines import System
 
 
 def snippet(
     model: str, recipe: str, *, prompt: str, seed: int = 0, steps: int = 28, guidance: float | None = None,
-    negative: str | None = None, size: Sequence[int] | None = None,
+    negative: str | None = None, size: Sequence[int] | None = None, system: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Return code that makes one picture with a recipe, as text or "plain", and runs as it stands.
 
+    *system* holds the switches that the model was loaded with, as ``describe`` tells them; the code sets those that
+    are not the usual ones, but for the device, which the next machine may not have.
+
+    >>> snippet("pocket-dit", "plain", prompt="a fox", system={"device": "cpu", "dtype": "bfloat16"}).splitlines()[3]
+    "pipe = load('pocket-dit', dtype='bfloat16')"
     >>> print(snippet("pocket-dit", "ab-cache:every=4", prompt="a fox"))
     from deadheat import accelerate, load
     from deadheat.pipelines import call_arguments, pictures
@@ -28,8 +37,15 @@ def snippet(
         f"from deadheat import {'load' if plain else 'accelerate, load'}",
         "from deadheat.pipelines import call_arguments, pictures",
         "",
-        f"pipe = load({model!r})",
+        f"pipe = load({model!r}{_switches(system or {})})",
         f"arguments = call_arguments(pipe, prompt={prompt!r}, seed={seed}{given})",
     ]
     lines += [draw] if plain else [f"with accelerate(pipe, {recipe!r}) as run:", f"    {draw}", "print(run.report())"]
     return "\n".join(lines) + "\n"
+
+
+def _switches(system: Mapping[str, Any]) -> str:
+    """Return the arguments for ``load`` of the switches that are not the usual ones."""
+    usual = asdict(System()) | {"dtype": "float32" if system.get("device") == "cpu" else "bfloat16"}
+    given = {name: system.get(name, value) for name, value in usual.items() if name != "device"}
+    return "".join(f", {name}={value!r}" for name, value in given.items() if value != usual[name])

@@ -199,7 +199,8 @@ class Tuned:
         call = {name: self.settings[name] for name in ("steps", "guidance", "negative", "size")}
         prompt = self.settings["prompts"][0]
         recipe = str(Recipe(self.recipe.accelerators))
-        return snippet(self.settings["model"], recipe, prompt=prompt, seed=self.settings["seed"], **call)
+        call |= {"seed": self.settings["seed"], "system": self.environment["pipeline"]["system"]}
+        return snippet(self.settings["model"], recipe, prompt=prompt, **call)
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe as a preset; returns its path.

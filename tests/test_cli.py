@@ -92,6 +92,8 @@ def test_compare_and_report(capsys, tmp_path):
         (["calibrate", "lemica", "pocket-dit", "--place", "deep"], "lemica"),
         (["calibrate", "lemica", "pocket-dit", "--out", "mine.json"], "has to end in .toml"),
         (["app", "--model", "/nowhere"], "--model is /nowhere"),
+        (["app", "--dtype", "float23"], "dtype is 'float23'"),
+        (["app", "--memory", "model-offload", "--device", "cpu"], "memory=model-offload does not work here"),
         (["report", "/nowhere"], "cannot be read"),
         (["tune", "pocket-dit"], "either a floor, such as psnr=30, or a budget"),
         (["tune", "pocket-dit", "--floor", "psnr=30", "--budget", "1s"], "either a floor"),
@@ -154,12 +156,13 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "run" / "report.html").is_file()
 
 
-def test_the_snippet_gives_the_same_picture():
+@pytest.mark.parametrize("switches", [{}, {"dtype": "bfloat16"}], ids=["usual", "bfloat16"])
+def test_the_snippet_gives_the_same_picture(switches: dict[str, str]):
     import torch
 
     from deadheat import compare, load
 
-    pipe = load("pocket-dit")
+    pipe = load("pocket-dit", **switches)
     result = compare(
         pipe, "ab-cache:every=2,warmup=2", prompts=["a fox"], steps=6, repeats=1, control=False, memory=False
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from .progress import Progress
-from .settings import Settings
+from .settings import SWITCHES, Settings
 from .view import result_page
 
 LONELY = 60.0  # seconds without anybody asking for news, after which a run is given up
@@ -50,7 +50,7 @@ def model(name: str) -> Any:
             for holder in _HOLDERS:
                 holder.let_go()
             _LOADED.clear()
-            _LOADED[name] = load(name)
+            _LOADED[name] = load(name, **SWITCHES)
         return _LOADED[name]
 
 

@@ -125,7 +125,7 @@ def _page(name: str) -> tuple[dict[str, Any], str]:
     }
     prompt = known.prompts[0] if known and known.prompts else "a fox"
     recipe = "balanced" if "balanced" in found["presets"] else "ab-cache"
-    return page, snippet(name, recipe, prompt=prompt, steps=steps, guidance=guidance)
+    return page, snippet(name, recipe, prompt=prompt, steps=steps, guidance=guidance, system=facts["system"])
 
 
 def _cards(facts: dict[str, Any]) -> list[dict[str, Any]]:
