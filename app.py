@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from deadheat.ui import api, edit_api, edit_page, explore, models_page, page, settings, start_page
@@ -111,7 +112,7 @@ def launch(host: str, port: int, block: bool = True) -> None:
     )
 
 
-def _refused(switches: dict[str, str]) -> str:
+def _refused(switches: dict[str, Any]) -> str:
     """Return why models cannot be loaded with these switches here, or ""."""
     if not switches:  # looking would import torch, for which the first page need not wait
         return ""

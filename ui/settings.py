@@ -78,7 +78,7 @@ class Settings:
 
 
 FOLDERS: list[str] = []  # that the app was started with; a client can name no other
-SWITCHES: dict[str, str] = {}  # with which the app was told to load models, such as dtype; the same for every visitor
+SWITCHES: dict[str, Any] = {}  # with which the app was told to load models, such as dtype; the same for every visitor
 
 
 def offered() -> list[tuple[str, str]]:
