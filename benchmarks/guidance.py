@@ -5,7 +5,11 @@
 Writes `guidance-MODEL.json`. Seconds: all lanes interleaved in one process, one picture at a time, guidance 4.
 Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the picture of real guidance in dB, and over
 the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are held out,
-of the adapter's training too. Pictures for quality are kept in `--kept`, so that a stopped run goes on.
+of the adapter's training too. Pictures for quality are kept in `--kept`, by the model's weights, so that a stopped run
+goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches decide for all):
+
+    python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
+      --name guidance-one-pocket-dit --lanes "no guidance" adapter adaptive-guidance "adaptive-guidance to 0.98"
 """
 
 import argparse
@@ -19,6 +23,7 @@ import torch
 from deadheat.accelerators import ACCELERATORS, GuidanceAdapter
 from deadheat.measure import compare, environment, frechet, psnr
 from deadheat.measure.adherence import adherence, look
+from deadheat.measure.timing import weights_fingerprint
 from deadheat.pipelines import call_arguments, pictures
 from deadheat.presets import Recipe, presets
 from torch import Tensor
@@ -28,7 +33,7 @@ from training.denoisers import prompts
 
 from .truth import rendered
 
-STEPS, GUIDANCE, SCALES, BATCH = 28, 4.0, (2.0, 4.0, 6.0, 8.0), 8
+STEPS, GUIDANCE, SCALES = 28, 4.0, (2.0, 4.0, 6.0, 8.0)
 TEXTS = {
     "no guidance": "guidance-interval:stop=0",
     "adapter": "guidance-adapter",
@@ -40,6 +45,7 @@ TEXTS = {
     "guidance-interval": "guidance-interval",
     "guidance-interval to a half": "guidance-interval:stop=0.5",
     "adaptive-guidance": "adaptive-guidance",
+    "adaptive-guidance to 0.98": "adaptive-guidance:threshold=0.98",
     "guidance-cache": "guidance-cache",
     "plain, 15 steps": "fewer-steps:steps=15",
     "plain, 9 steps": "fewer-steps:steps=9",
@@ -80,34 +86,35 @@ def seconds(pipe: Any, recipes: dict[str, Recipe], count: int, repeats: int) -> 
     return {"environment": result.environment, "settings": result.settings, "lanes": rows}
 
 
-def drawn(pipe: Any, recipe: Recipe, words: list[str], scale: float) -> Tensor:
+def drawn(pipe: Any, recipe: Recipe, words: list[str], scale: float, batch: int) -> Tensor:
     """Return the pictures of a lane."""
     found = []
-    for at in range(0, len(words), BATCH):
-        arguments = call_arguments(pipe, prompt=words[at : at + BATCH], steps=STEPS, guidance=scale, seed=at)
+    for at in range(0, len(words), batch):
+        arguments = call_arguments(pipe, prompt=words[at : at + batch], steps=STEPS, guidance=scale, seed=at)
         with accelerate(pipe, recipe):
             found.append(pictures(pipe(**arguments)))
     return torch.cat(found)
 
 
-def quality(pipe: Any, recipes: dict[str, Recipe], count: int, kept: Path) -> dict[str, Any]:
+def quality(pipe: Any, recipes: dict[str, Recipe], given: argparse.Namespace) -> dict[str, Any]:
     """Return adherence and PSNR of every lane at every scale, and its Fréchet distance over all of them."""
+    count, batch, kept = given.pictures, given.batch, given.kept / f"{given.model}-{weights_fingerprint(pipe)}"
     words = prompts(count, "guidance benchmark")
     kept.mkdir(parents=True, exist_ok=True)
     features: dict[str, list[Tensor]] = {}
     rows: dict[str, Any] = {}
-    for scale in SCALES:
+    for scale in given.scales:
         truth = None
         for name, recipe in {"real guidance": Recipe(), **recipes}.items():
-            file = kept / f"{name.replace('/', ' in ')} {scale:g} {count}.pt"
+            file = kept / f"{name.replace('/', ' in ')} {scale:g} {count} by {batch}.pt"
             if not file.exists():
-                torch.save((drawn(pipe, recipe, words, scale) * 255).round().byte(), file)
+                torch.save((drawn(pipe, recipe, words, scale, batch) * 255).round().byte(), file)
             seen = torch.load(file, weights_only=True).float() / 255
             truth = seen if truth is None else truth
             features.setdefault(name, []).append(look(seen).features)
             rows.setdefault(name, {})[f"{scale:g}"] = scored(words, seen, truth)
             print(f"{name}, guidance {scale:g}: {rows[name][f'{scale:g}']}")
-    reference = look(rendered(len(SCALES) * count)).features
+    reference = look(rendered(len(given.scales) * count)).features
     for name, parts in features.items():
         rows[name]["frechet"] = frechet(torch.cat(parts), reference)
     return rows
@@ -125,6 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="pocket-dit")
     parser.add_argument("--pictures", type=int, default=96, help="pictures a lane and scale, for quality")
+    parser.add_argument("--batch", type=int, default=8, help="pictures drawn together, for quality")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales, for quality")
+    parser.add_argument("--lanes", nargs="+", help="only these, by name")
+    parser.add_argument("--name", help="of the result file, instead of guidance-MODEL")
     parser.add_argument("--prompts", type=int, default=8, help="prompts for the seconds")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--part", choices=("seconds", "quality", "both"), default="both")
@@ -132,15 +143,16 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=Path("out/guidance"), help="where pictures wait for the end")
     arguments = parser.parse_args()
     pipe = load(arguments.model)
-    recipes = lanes(pipe, arguments.model)
-    file = arguments.out / f"guidance-{arguments.model}.json"
+    recipes = {k: r for k, r in lanes(pipe, arguments.model).items() if not arguments.lanes or k in arguments.lanes}
+    file = arguments.out / f"{arguments.name or f'guidance-{arguments.model}'}.json"
     record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     record["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     if arguments.part != "quality":
         record["time"] = seconds(pipe, recipes, arguments.prompts, arguments.repeats)
     if arguments.part != "seconds":
-        rows = quality(pipe, recipes, arguments.pictures, arguments.kept / arguments.model)
-        about = {"pictures": arguments.pictures, "scales": SCALES, "environment": environment(pipe)}
+        rows = quality(pipe, recipes, arguments)
+        about = {name: getattr(arguments, name) for name in ("pictures", "batch", "scales")}
+        about["environment"] = environment(pipe)
         record["quality"] = {**about, "lanes": rows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -102,10 +102,11 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _app(arguments: argparse.Namespace) -> int:
+    from .app import SYSTEM
     from .app import main as open_app
 
     given = [("--model", folder) for folder in arguments.model]
-    given += [(f"--{name}", value) for name in ("device", "dtype", "memory") if (value := getattr(arguments, name))]
+    given += [(f"--{name}", value) for name in SYSTEM if (value := getattr(arguments, name))]
     words = [word for pair in given for word in pair]
     return int(open_app(["--host", arguments.host, "--port", str(arguments.port), *words]))
 

@@ -21,7 +21,7 @@ from .report import html_report, strip_kind, text_table
 from .result import SCHEMA, Cell, Comparison, Lane, to_image, writable
 from .runner import Event, Watch
 from .score import Scorer
-from .snippet import snippet
+from .snippet import load_code, snippet
 from .static_explorer import static_explorer
 from .sweep import Progress, sweep
 from .tune import tune
@@ -74,6 +74,7 @@ __all__ = [
     "hardware",
     "html_report",
     "is_sweep",
+    "load_code",
     "magnitude_ratios",
     "mask_picture",
     "ms_ssim",

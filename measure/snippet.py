@@ -37,15 +37,16 @@ def snippet(
         f"from deadheat import {'load' if plain else 'accelerate, load'}",
         "from deadheat.pipelines import call_arguments, pictures",
         "",
-        f"pipe = load({model!r}{_switches(system or {})})",
+        f"pipe = {load_code(model, system or {})}",
         f"arguments = call_arguments(pipe, prompt={prompt!r}, seed={seed}{given})",
     ]
     lines += [draw] if plain else [f"with accelerate(pipe, {recipe!r}) as run:", f"    {draw}", "print(run.report())"]
     return "\n".join(lines) + "\n"
 
 
-def _switches(system: Mapping[str, Any]) -> str:
-    """Return the arguments for ``load`` of the switches that are not the usual ones."""
+def load_code(model: str, system: Mapping[str, Any]) -> str:
+    """Return the call that loads a model, with the switches that are not the usual ones."""
     usual = asdict(System()) | {"dtype": "float32" if system.get("device") == "cpu" else "bfloat16"}
     given = {name: system.get(name, value) for name, value in usual.items() if name != "device"}
-    return "".join(f", {name}={value!r}" for name, value in given.items() if value != usual[name])
+    set_ = "".join(f", {name}={value!r}" for name, value in given.items() if value != usual[name])
+    return f"load({model!r}{set_})"

@@ -198,6 +198,12 @@ def test_the_snippet_runs_with_what_the_page_saves(mode: str, tmp_path, monkeypa
     to_image(base).save("deadheat-picture.png")
     decode_picture(page["painting"]).save("deadheat-painting.png")
     scope: dict = {}
-    exec(snippet(settings), scope)
+    exec(snippet(settings, {}), scope)
     assert torch.equal(scope["edit"].mask, job.result.kept.mask)
     torch.testing.assert_close(scope["edit"].image, job.result.kept.image, atol=2 / 255, rtol=0)
+
+
+def test_a_look_at_a_shipped_model_takes_nothing_from_anybody():
+    used = jobs.model("pocket-unet")
+    assert jobs.beside("pocket-dit") is not used
+    assert jobs.model("pocket-unet") is used and jobs.beside("pocket-unet") is used

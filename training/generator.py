@@ -58,7 +58,7 @@ def draw(rng: random.Random, weights: Sequence[float] | None = None) -> Scene:
     ground = Ground(rng.choice(list(COLOURS)), rng.choices(STYLES, (32, 20, 18, 15, 15))[0])
     kinds: list[str] = []
     while len(kinds) < count:
-        if weights:
+        if weights:  # not by default: the held-out prompts are the sequence of the other branch
             kind = rng.choices(THINGS, weights)[0]
         else:
             kind = rng.choice(PICTOGRAMS if rng.random() < _PICTOGRAMS else SHAPES)

@@ -79,15 +79,7 @@ def controls() -> Controls:
 
 
 def _more() -> tuple[gr.Dropdown, list[Any]]:
-    model = gr.Dropdown(
-        [("Pocket DiT", "pocket-dit")],
-        value="pocket-dit",
-        label="Model",
-        allow_custom_value=not PUBLIC,
-        info=None if PUBLIC else "or type a hub id or a local folder",
-        elem_id="model",
-        interactive=True,
-    )
+    model = model_choice("model")
     others = [
         gr.Textbox("", label="Negative prompt", elem_id="negative"),
         gr.Slider(1, MOST_STEPS, 28, step=1, label="Steps", elem_id="steps"),
@@ -96,6 +88,19 @@ def _more() -> tuple[gr.Dropdown, list[Any]]:
         gr.Slider(1, MOST_REPEATS, 3, step=1, label="Timed rounds", info="5 for a firm number", elem_id="repeats"),
     ]
     return model, others
+
+
+def model_choice(elem_id: str, value: str = "pocket-dit") -> gr.Dropdown:
+    """Lay out the list of models, for now with those that ship; the library fills in the others."""
+    return gr.Dropdown(
+        [("Pocket DiT", "pocket-dit"), ("Pocket UNet", "pocket-unet")],
+        value=value,
+        label="Model",
+        allow_custom_value=not PUBLIC,
+        info=None if PUBLIC else "or type a hub id; a folder of yours: deadheat app --model FOLDER",
+        elem_id=elem_id,
+        interactive=True,
+    )
 
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:

@@ -10,10 +10,11 @@ from typing import Any
 import gradio as gr
 
 from . import desks, jobs
+from .controls import model_choice
 from .edit_jobs import EditJob
 from .edit_settings import START, EditSettings
 from .page import MODEL, PRIVATE, checked, friendly, last_word
-from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
+from .settings import MOST_REPEATS, MOST_STEPS, offered
 
 HERE = Path(__file__).parent
 RECORDED = desks.FOLDER / "page.json"
@@ -104,14 +105,7 @@ def _panel(recorded: Any) -> Panel:
 
 def _more(shows: str) -> list[Any]:
     return [
-        gr.Dropdown(
-            [("Pocket UNet", START), ("Pocket DiT", "pocket-dit")],
-            value=START,
-            label="Model",
-            allow_custom_value=not PUBLIC,
-            elem_id="edit-model",
-            interactive=True,
-        ),
+        model_choice("edit-model", START),
         gr.Textbox(shows, label="The picture shows", info="better recordings, better edits", elem_id="edit-shows"),
         gr.Slider(1, MOST_STEPS, 28, step=1, label="Steps", info="at strength 1", elem_id="edit-steps"),
         gr.Slider(0, 20, 4, step=0.5, label="Guidance scale", elem_id="edit-guidance"),

@@ -1,6 +1,7 @@
 """A finished edit as the page shows it: plain data. Knows no gradio."""
 
 import math
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -22,6 +23,8 @@ NOTES = {
 
 def edit_page(done: Any, settings: EditSettings, desk: Desk) -> dict[str, Any]:
     """Return a finished edit for the page."""
+    from deadheat.pipelines import describe
+
     before = desk.past[-2] if len(desk.past) > 1 else desk.past[-1]
     return {
         "kind": "result",
@@ -36,7 +39,7 @@ def edit_page(done: Any, settings: EditSettings, desk: Desk) -> dict[str, Any]:
         "cards": cards(done),
         "warnings": [{"text": text, "loud": False} for text in told(done)],
         "notes": notes(done, settings),
-        "snippet": snippet(settings),
+        "snippet": snippet(settings, describe(done.pipe)["system"]),
         **desk.state(),
     }
 
@@ -175,8 +178,10 @@ def notes(done: Any, settings: EditSettings) -> list[str]:
     ]
 
 
-def snippet(settings: EditSettings) -> str:
-    """Return code that makes the edit, from what the page can save."""
+def snippet(settings: EditSettings, system: Mapping[str, Any]) -> str:
+    """Return code that makes the edit, from what the page can save, on the model with these switches."""
+    from deadheat.measure import load_code
+
     stroke = settings.mode == "stroke"
     strokes = ['painted = Image.alpha_composite(picture.convert("RGBA"), painting).convert("RGB")']
     return "\n".join(
@@ -188,7 +193,7 @@ def snippet(settings: EditSettings) -> str:
             f'picture = Image.open("{FILES["picture"]}").convert("RGB")  # Show before, Save picture',
             f'painting = Image.open("{FILES["painting"]}").convert("RGBA")  # Save painting',
             *(strokes if stroke else []),
-            f"pipe = load({settings.model!r})",
+            f"pipe = {load_code(settings.model, system)}",
             "session = EditSession(",
             f"    pipe, picture, prompt={settings.shows!r}, steps={settings.steps},",
             f"    guidance={settings.guidance:g}, seed={settings.seed},",

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from . import jobs
+from .controls import model_choice
 from .page import PRIVATE, checked, last_word
 from .recommend import recorded
-from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
+from .settings import MOST_REPEATS, MOST_STEPS
 from .sweeping import DEFAULT, SweepJob, SweepSettings
 from .uploads import explored
 
@@ -50,15 +51,7 @@ def _fields() -> tuple[list[Any], gr.Button, gr.Button]:
         stop = gr.Button("Stop", elem_id="explore-stop", interactive=False, scale=1, min_width=70)
     with gr.Accordion("More settings", open=False, elem_id="explore-more"):
         rest = [
-            gr.Dropdown(
-                [(title, id_) for title, id_ in offered()] if PUBLIC else [("Pocket DiT", "pocket-dit")],
-                value="pocket-dit",
-                label="Model",
-                allow_custom_value=not PUBLIC,
-                info=None if PUBLIC else "or type a hub id or a local folder",
-                elem_id="explore-model",
-                interactive=True,
-            ),
+            model_choice("explore-model"),
             gr.Slider(1, MOST_STEPS, 28, step=1, label="Steps", elem_id="explore-steps"),
             gr.Slider(0, 20, 4, step=0.5, label="Guidance scale", elem_id="explore-guidance"),
             gr.Number(0, label="Seed", precision=0, elem_id="explore-seed"),

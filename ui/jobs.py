@@ -54,6 +54,14 @@ def model(name: str) -> Any:
         return _LOADED[name]
 
 
+def beside(name: str) -> Any:
+    """Return a small pipeline to look at: the one in use if it is that, else one more, and nobody loses anything."""
+    from deadheat import load
+
+    with _ONE_LOADS:
+        return _LOADED.get(name) or load(name, **SWITCHES)
+
+
 def tell(holder: "Holder") -> None:
     """Tell somebody from now on before another model loads."""
     _HOLDERS.append(holder)

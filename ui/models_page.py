@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from . import jobs
-from .controls import Controls
+from .controls import Controls, model_choice
 from .page import MODEL, PRIVATE, friendly
-from .settings import PUBLIC, check_model, offered
+from .settings import check_model, offered
 
 HERE = Path(__file__).parent
 START = "pocket-dit"
@@ -22,15 +22,7 @@ def models_page(tab: gr.Tab, tabs: gr.Tabs, compare: Controls) -> None:
     gr.HTML(f"<h1>Models</h1><p>{INTRO}</p>", elem_classes="dh-head")
     with gr.Row(elem_classes="dh-page"):
         with gr.Column(scale=0, min_width=300, elem_classes="dh-panel"), gr.Column(elem_classes="dh-from"):
-            chosen = gr.Dropdown(
-                [("Pocket DiT", START)],
-                value=START,
-                label="Model",
-                allow_custom_value=not PUBLIC,
-                info=None if PUBLIC else "or type a hub id; a folder: deadheat app --model FOLDER",
-                elem_id="models-model",
-                interactive=True,
-            )
+            chosen = model_choice("models-model")
             look = gr.Button("What fits it?", variant="primary", elem_id="models-look")
             use = gr.Button("Compare on it", elem_id="models-use")
         with gr.Column(min_width=280, elem_classes="dh-main"):
@@ -38,7 +30,7 @@ def models_page(tab: gr.Tab, tabs: gr.Tabs, compare: Controls) -> None:
                 code = gr.Code("", language="python", interactive=False, show_label=False, elem_id="models-code")
             sheet = _sheet()
     shown = [sheet, code]
-    tab.select(_first, [chosen, sheet], [chosen, *shown], **PRIVATE)
+    tab.select(_first, sheet, [chosen, *shown], **PRIVATE)
     look.click(_look, chosen, shown, **MODEL, **PRIVATE)
     steps, guidance = compare.fields[4:6]
     taken = [compare.model, steps, guidance, compare.more, tabs]
@@ -54,8 +46,8 @@ def _sheet() -> gr.HTML:
     )
 
 
-def _first(model: str, sheet: Any) -> tuple[Any, ...]:
-    """Fill the page when it is first opened, with the model that is there already."""
+def _first(sheet: Any) -> tuple[Any, ...]:
+    """Fill the page when it is first opened."""
     names = gr.update(choices=offered())
     return (names, gr.skip(), gr.skip()) if sheet else (names, *_page(START))
 
@@ -98,7 +90,8 @@ def _page(name: str) -> tuple[dict[str, Any], str]:
 
     known = known_model(name)
     steps, guidance = (known.steps, known.guidance) if known else (28, None)
-    found = doctor(jobs.model(name), steps)
+    pipe = jobs.beside(name) if known and known.pocket else jobs.model(name)
+    found = doctor(pipe, steps)
     facts, fits = found["pipeline"], found["accelerators"]
     rows = [
         {
