@@ -1,8 +1,10 @@
 """diffusers' cache hooks on a stack of blocks: applied, helped where a block drops its text, and taken off whole."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Lock
 from typing import Any, ClassVar
 
 from diffusers.hooks import HookRegistry
@@ -13,6 +15,7 @@ from .base import Accelerator
 from .worth import seldom_pays
 
 LEFT_BEHIND = ("forward", "_diffusers_hook")
+_ASKING = Lock()  # diffusers fills its list of blocks at the first question, and answers no to a second one meanwhile
 
 
 class HookedCache(Accelerator):
@@ -38,9 +41,10 @@ class HookedCache(Accelerator):
         if (why := why_no_stack(pipe)) is not None:
             return why
         try:
-            for network in denoisers(pipe).values():
-                with cls().hooked(network, family(pipe)):
-                    pass
+            with _ASKING:
+                for network in denoisers(pipe).values():
+                    with cls().hooked(_stand_in(network), family(pipe)):
+                        pass
         except ValueError:  # what diffusers raises for a block class that it does not know
             return "diffusers has not registered its transformer blocks for caching"
         return None
@@ -106,3 +110,18 @@ def _ends(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     names = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
     lists = [child for name, child in network.named_children() if name in names and isinstance(child, nn.ModuleList)]
     return lists[0][0], lists[-1][-1]
+
+
+def _stand_in(network: nn.Module) -> nn.Module:
+    """Return a network whose blocks can be hooked while the real one runs: they share everything else with its own."""
+    copied = _alone(network)
+    for name, child in network.named_children():
+        if isinstance(child, nn.ModuleList):
+            copied._modules = {**copied._modules, name: nn.ModuleList(map(_alone, child))}
+    return copied
+
+
+def _alone(module: nn.Module) -> nn.Module:
+    copied = copy.copy(module)
+    vars(copied).pop("_diffusers_hook", None)
+    return copied

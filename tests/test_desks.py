@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import time
 import weakref
 from types import SimpleNamespace
 
@@ -32,8 +33,13 @@ def placed(owner: str = "me") -> tuple[desks.Desk, EditSettings]:
 
 
 def ended(job: jobs.Job) -> jobs.Job:
+    """The job, when its thread has ended too: there is no more news of one that is being stopped."""
     for _ in job.news():
         pass
+    for _ in range(6000):
+        if job.error is not None or job.result is not None:
+            break
+        time.sleep(0.01)
     return job
 
 

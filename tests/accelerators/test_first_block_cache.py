@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from deadheat.accelerators import FirstBlockCache, attached
+from deadheat.accelerators import FirstBlockCache, SeaCache, attached
 from deadheat.pipelines import Cancelled
 
 from ..families import FAMILIES, executed, leftovers
@@ -33,6 +33,29 @@ def test_the_other_blocks_are_skipped(on: str):
     assert report.calls == seen.samples == report.asked
     assert report.count("partial") >= 1
     assert report.cache_bytes > 0
+
+
+@pytest.mark.parametrize("on", ON)
+def test_what_fits_can_be_asked_while_it_runs(on: str):
+    """As another visitor of a page does: the question leaves the hooks of the run where they are."""
+    family = FAMILIES[on]
+    pipe = family.build()
+    blocks = next(m for m in family.denoiser(pipe).modules() if isinstance(m, torch.nn.ModuleList))
+    answers = []
+
+    def ask(*_):
+        answers.extend(cache.supports(pipe) for cache in (FirstBlockCache, SeaCache))
+
+    partial, made = [], []
+    for curious in (False, True):
+        with attached(pipe, FirstBlockCache(threshold=2.0)) as session:
+            hook = inside(blocks[0]).register_forward_hook(ask) if curious else None
+            made.append(family.call(pipe, 6))
+            if hook:
+                hook.remove()
+        partial.append(session.report().count("partial"))
+    assert torch.equal(*made) and partial[0] == partial[1] >= 1
+    assert answers[::2] == [None] * (len(answers) // 2) and answers
 
 
 @pytest.mark.parametrize("on", ON)
