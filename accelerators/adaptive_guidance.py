@@ -48,6 +48,7 @@ class AdaptiveGuidance(LessGuidance):
     threshold: float = knob(0.996, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
     of: str = knob("clean", "whose likeness: of clean pictures or of predictions", choices=("clean", "prediction"))
     rebuild: str = knob("linear", "what stands in for the unconditional branch", choices=("linear", "none"))
+    again: int = knob(0, "guide once more in this many steps after that; 0: never", low=0, high=100, unit="steps")
 
     @property
     def continues(self) -> bool:
@@ -74,19 +75,21 @@ class _Adaptive(Guide):
     method: AdaptiveGuidance
     closest: float = -1.0
     ended: bool = False
+    ran: int = -1
     sums: deque[Sums] = field(default_factory=lambda: deque(maxlen=FITTED))
 
     def both(self, call: Call) -> bool:
-        return not self.ended
+        return not self.ended or 0 < self.method.again <= call.step - self.ran
 
     def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
+        self.ran = call.step
         gamma = self.method.likeness(self.stage, call, uncond, cond)
         self.closest = max(self.closest, gamma)
         self.link.idle(f"{self.method} found the two branches {self.closest:.4f} alike at most")
         if self.method.continues:
             self._keep(cond, uncond - cond)
         known = bool(self.sums) or not self.method.continues
-        self.ended = known and gamma >= self.method.threshold < 1
+        self.ended = self.ended or (known and gamma >= self.method.threshold < 1)
         if self.ended and self.method.continues:
             self.memory["coefficients"] = fitted(self.sums)
 

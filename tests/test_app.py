@@ -29,6 +29,8 @@ def page(chromium: "Browser", url: str) -> Iterator["Page"]:
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.on("request", lambda r: page.wrong.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
     page.goto(url)
+    page.wait_for_selector("#first-of")  # the knobs of the preset that the page begins with
+    _choose(page, "first", "AB-Cache")
     page.wait_for_selector("#first-every")
     page.get_by_role("button", name="More settings").click()
     page.wait_for_timeout(500)  # fields that have just been laid out take their first value once more
@@ -45,6 +47,15 @@ def _type(page: "Page", where: str, what: str) -> None:
     page.keyboard.press("Tab")
 
 
+def _choose(page: "Page", field: str, option: str) -> None:
+    page.click(f"#{field} input")
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def _recipe_becomes(page: "Page", text: str) -> None:
+    _until(page, f"document.querySelector('#recipe textarea, #recipe input').value === '{text}'")
+
+
 def _until(page: "Page", true: str) -> None:
     page.wait_for_function(true)
 
@@ -57,16 +68,28 @@ def test_a_recorded_result_stands_there_before_the_first_run(page: "Page"):
 
 
 def test_knobs_write_the_recipe_and_presets_set_the_knobs(page: "Page"):
-    _until(page, "document.querySelector('#recipe textarea, #recipe input').value === 'ab-cache:every=2'")
+    _recipe_becomes(page, "ab-cache:every=2")
     _until(page, "document.querySelector('#first-every input').value === '2'")
-    for name in ("fast", "faithful"):
-        steps = presets("pocket-dit")[name].accelerators[0].mask
-        page.click("#preset input")
-        page.get_by_role("option", name=name, exact=True).click()
-        _until(page, f"document.querySelector('#recipe textarea, #recipe input').value.includes('mask={steps}')")
-        knob = "document.querySelector('#first-mask textarea, #first-mask input')"  # it may be folded away
-        _until(page, f"{knob} && {knob}.value === '{steps}'")
+    _until(page, "document.querySelector('#preset input').value === 'own mix'")
+    for model, title in (("pocket-dit", "Pocket DiT"), ("pocket-unet", "Pocket UNet"), ("pocket-dit", "Pocket DiT")):
+        _choose(page, "model", title)
+        for name in ("fast", "balanced"):  # the second stays when the model changes, and is then that model's
+            mask = presets(model)[name].accelerators[0].mask
+            _choose(page, "preset", name)
+            _recipe_becomes(page, name)
+            knob = "document.querySelector('#first-mask textarea, #first-mask input')"  # it may be folded away
+            _until(page, f"{knob} && {knob}.value === '{mask}'")
     assert page.locator("#first-every").count() == 0
+
+
+def test_a_preset_follows_the_model(page: "Page"):
+    knob = "document.querySelector('#first-mask textarea, #first-mask input')"
+    for model, title in (("pocket-unet", "Pocket UNet"), ("pocket-dit", "Pocket DiT")):
+        _choose(page, "model", title)
+        mask = presets(model)["balanced"].accelerators[0].mask
+        _until(page, f"{knob} && {knob}.value === '{mask}'")
+        _recipe_becomes(page, "balanced")
+        _until(page, "document.querySelector('#preset input').value === 'balanced'")
 
 
 def test_a_run_shows_previews_then_numbers(page: "Page"):

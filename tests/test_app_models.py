@@ -24,7 +24,7 @@ def page(chromium: "Browser", url: str) -> Iterator["Page"]:
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(url)
-    page.wait_for_selector("#first-every")  # the library is there
+    page.wait_for_selector("#first-of")  # the library is there
     yield page
     assert wrong == []
     page.close()

@@ -72,10 +72,14 @@ class GuidancePart:
         return name.startswith("residuals") and p.ndim == 2
 
     def loss(self, rng: random.Random, batch: int, done: float) -> tuple[Tensor, int]:
-        """The squared error of a batch; strong guidance, whose errors are large, does not drown the rest."""
+        """The squared error of a batch, over the length of what guidance adds.
+
+        At the noisiest times guidance is some twenty times as strong (squared) as later: plain squared errors teach
+        the first steps of a run and nothing else.
+        """
         states = self.data.sample(rng, batch, done)
-        error = (self._predicted(states, self.net, self.now) - states.guided).square().flatten(1).mean(1)
-        return (error / states.scale).mean(), len(states.scale)
+        error = _squared(self._predicted(states, self.net, self.now) - states.guided)
+        return (error / _squared(states.cond - states.guided).sqrt().clamp(min=1e-3)).mean(), len(states.scale)
 
     def predicted(self, states: Batch, adapter: Adapter) -> Tensor:
         """What the denoiser says with this adapter in it, in place of the one that is being trained."""
@@ -94,13 +98,22 @@ class GuidancePart:
     def show(self, net: nn.Module) -> tuple[dict[str, float], Tensor]:
         """The part of guidance that is missing on held-out states, and what all three predict for eight of them."""
         assert isinstance(net, Adapter)
-        missing, guidance, grid = 0.0, 0.0, []
+        grid, found = [], []
         for states in self.held:
             out = self.predicted(states, net)
-            missing += float((out - states.guided).square().mean())
-            guidance += float((states.cond - states.guided).square().mean())
+            found.append(torch.stack([_squared(part - states.guided) for part in (out, states.cond)]))
             grid = [_visible(part[:8]) for part in (states.cond, out, states.guided)]
-        return {"missing": missing / guidance, "guidance": guidance / len(self.held)}, torch.cat(grid)
+        missing, guidance = torch.cat(found, 1)
+        by_time = missing / guidance.sqrt().clamp(min=1e-3)
+        return {
+            "missing": float(missing.sum() / guidance.sum()),
+            "missing at most times": float(by_time.sum() / guidance.sqrt().sum()),
+            "guidance": float(guidance.mean()),
+        }, torch.cat(grid)
+
+
+def _squared(part: Tensor) -> Tensor:
+    return part.square().flatten(1).mean(1)
 
 
 def in_dtype(kwargs: Any, dtype: torch.dtype) -> Any:
@@ -274,7 +287,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", type=_argument, action="append", default=[], help="NAME=JSON for the pipeline's call")
     parser.add_argument("--init", type=Path, help="an adapter to begin from, as of the model before it was trained on")
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
-    parser.add_argument("--width", type=int, default=44, help="channels inside the adapter")
+    parser.add_argument("--width", type=int, default=25, help="channels inside the adapter")
     parser.add_argument("--samples", type=int, default=24_000, help="states to train on, repeats included")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1.5e-2)

@@ -16,7 +16,7 @@ def endpoints() -> None:
     with gr.Column(visible=False):
         inputs = [
             gr.Textbox("a fox above a mushroom on a striped teal background", label="prompt"),
-            gr.Textbox("ab-cache", label="recipe"),
+            gr.Textbox("balanced", label="recipe"),
             gr.Textbox("pocket-dit", label="model"),
             gr.Number(28, label="steps"),
             gr.Number(4.0, label="guidance"),
@@ -33,7 +33,7 @@ def endpoints() -> None:
 
 def compare(  # noqa: PLR0917 - each is an argument of the endpoint
     prompt: str,
-    recipe: str = "ab-cache",
+    recipe: str = "balanced",
     model: str = "pocket-dit",
     steps: int = 28,
     guidance: float = 4.0,

@@ -12,14 +12,17 @@ from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 
 NONE = "none"
 OWN = "own mix"
-FIRST = ("AB-Cache", "ab-cache")
+FIRST, FIRST_PRESET = ("Fitted cache", "fitted-cache"), "balanced"
 CHIPS = {
     "fox above a mushroom": "a fox above a mushroom on a striped teal background",
     "panda": "a large panda on a gradient green background",
     "rocket and house": "a rocket left of a house on a gradient pink background",
     "penguin and tree": "a penguin right of a tree on a striped blue background",
 }
-JOIN = "(a, b) => [a, b].filter(Boolean).join(' + ')"
+JOIN = """(a, b, named) => {
+  const text = [a, b].filter(Boolean).join(' + ');
+  return JSON.parse(named || '{}')[text] ?? text;
+}"""
 TELL = "(...now) => { window.dispatchEvent(new CustomEvent('deadheat-settings', {detail: now})); return []; }"
 
 
@@ -41,6 +44,7 @@ class Controls:
 
     Attributes:
         fields: what a run takes, in the order of ``Settings``.
+        named: the names of the model's presets by their recipe text, as JSON; hidden.
         ready: turns true when the library is there and the lists can be filled.
     """
 
@@ -51,6 +55,7 @@ class Controls:
     prompt: gr.Textbox
     fields: list[Any]
     slots: list[Slot]
+    named: gr.Textbox
     ready: gr.State
     go: gr.Button
     stop: gr.Button
@@ -65,15 +70,17 @@ def controls() -> Controls:
         go = gr.Button("Run both", variant="primary", elem_id="go", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=70)
     with gr.Column(elem_classes="dh-how"):
-        preset = gr.Dropdown([OWN], value=OWN, label="Preset", elem_id="preset", interactive=True)
+        first = [FIRST_PRESET, OWN]
+        preset = gr.Dropdown(first, value=FIRST_PRESET, label="Preset", elem_id="preset", interactive=True)
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
         about = "what runs, as on the command line"
-        recipe = gr.Textbox(FIRST[1], label="Recipe", elem_id="recipe", interactive=True, info=about, max_lines=4)
+        recipe = gr.Textbox(FIRST_PRESET, label="Recipe", elem_id="recipe", interactive=True, info=about, max_lines=4)
     with gr.Accordion("More settings", open=False, elem_id="more") as more:
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
     fields = [prompt, negative, model, recipe, steps, guidance, seed, repeats]
-    made = Controls(model, more, preset, recipe, prompt, fields, slots, ready, go, stop)
+    named = gr.Textbox("{}", visible="hidden")
+    made = Controls(model, more, preset, recipe, prompt, fields, slots, named, ready, go, stop)
     _wire(made)
     return made
 
@@ -105,9 +112,7 @@ def model_choice(elem_id: str, value: str = "pocket-dit") -> gr.Dropdown:
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
     choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=True)
-    slot = Slot(
-        choice, gr.Textbox("" if value[1] == NONE else value[1], visible="hidden"), gr.Textbox("", visible="hidden")
-    )
+    slot = Slot(choice, gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden"))
     news = [ready.change, choice.change, slot.wanted.change]
 
     # One at a time: both panels of a page write into one session's blocks, and Gradio does not guard them.
@@ -175,11 +180,13 @@ def _wire(made: Controls) -> None:
     for slot in made.slots:
         news = [slot.choice.change, slot.wanted.change]
         gr.on(news, _begin, [slot.choice, slot.wanted], slot.part, queue=False, **QUIET)
-    gr.on([part.change for part in parts], None, parts, made.recipe, js=JOIN, **QUIET)
+    gr.on([part.change for part in parts], None, [*parts, made.named], made.recipe, js=JOIN, **QUIET)
     gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
     picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
-    made.preset.input(_pick, made.preset, [*picked, *parts], queue=False, **QUIET)
-    made.recipe.change(_preset_of, made.recipe, made.preset, queue=False, **QUIET)
+    made.preset.input(_pick, [made.preset, made.model], [*picked, *parts], queue=False, **QUIET)
+    made.recipe.change(_preset_of, [made.recipe, made.model], made.preset, queue=False, **QUIET)
+    others = [made.preset, made.named, *picked, *parts]
+    made.model.change(_other_model, [made.model, made.preset, made.recipe], others, queue=False, **QUIET)
 
 
 def _begin(chosen: str, wanted: str) -> str:
@@ -187,27 +194,36 @@ def _begin(chosen: str, wanted: str) -> str:
     return "" if chosen == NONE else str(_start(chosen, wanted))
 
 
-def _shipped() -> dict[str, str]:
-    """Return the presets that fit into the two slots, as recipe text."""
+def _shipped(model: Any) -> dict[str, str]:
+    """Return the presets of a model that fit into the two slots, as recipe text."""
     from deadheat.presets import presets
 
-    return {name: str(recipe) for name, recipe in presets("pocket-dit").items() if len(recipe.accelerators) <= 2}
+    return {name: str(recipe) for name, recipe in presets(str(model)).items() if len(recipe.accelerators) <= 2}
 
 
-def _pick(preset: str) -> list[Any]:
-    """Set both slots, and their parts of the recipe, as a preset wants them."""
+def _pick(preset: str, model: Any) -> list[Any]:
+    """Set both slots, and their parts of the recipe, as a model's preset wants them."""
     from deadheat import Recipe
 
-    if preset not in (known := _shipped()):
+    if preset not in (known := _shipped(model)):
         return [gr.skip()] * 6
     parts = [*Recipe.parse(known[preset]).accelerators, None][:2]
     texts = [str(part) if part else "" for part in parts]
     return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))] + texts
 
 
-def _preset_of(recipe: str) -> str:
+def _preset_of(recipe: str, model: Any) -> str:
     """Name the preset that this recipe is, if it is one."""
-    return next((name for name, text in _shipped().items() if text == recipe), OWN)
+    known = _shipped(model)
+    return recipe if recipe in known else next((name for name, text in known.items() if text == recipe), OWN)
+
+
+def _other_model(model: Any, preset: str, recipe: str) -> list[Any]:
+    """Offer this model's presets; one that was picked becomes this model's own of that name."""
+    known = _shipped(model)
+    kept = preset if preset in known else _preset_of(recipe, model)
+    names = json.dumps({text: name for name, text in known.items()})
+    return [gr.update(choices=[*known, OWN], value=kept), names, *_pick(kept, model)]
 
 
 @cache
@@ -223,12 +239,14 @@ def _accelerators() -> list[tuple[str, str]]:
 
 def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
-    return [made.model, made.preset, *(slot.choice for slot in made.slots), made.ready]
+    first, second = made.slots
+    return [made.model, made.preset, made.named, first.choice, first.wanted, second.choice, made.ready]
 
 
 def filled() -> list[Any]:
     """Return what they hold when it is there; importing it takes seconds, which the first page does not wait for."""
-    every = _accelerators()
-    presets = gr.update(choices=[*_shipped(), OWN], value=_preset_of(FIRST[1]))
-    slots = [gr.update(choices=every), gr.update(choices=[(NONE, NONE), *every])]
-    return [gr.update(choices=offered()), presets, *slots, True]
+    every, known = _accelerators(), _shipped("pocket-dit")
+    presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET)
+    names = json.dumps({text: name for name, text in known.items()})
+    slots = [gr.update(choices=every), known[FIRST_PRESET], gr.update(choices=[(NONE, NONE), *every])]
+    return [gr.update(choices=offered()), presets, names, *slots, True]

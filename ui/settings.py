@@ -25,7 +25,7 @@ class Settings:
     prompt: str
     negative: str = ""
     model: str = "pocket-dit"
-    recipe: str = "ab-cache"
+    recipe: str = "balanced"
     steps: int = 28
     guidance: float = 4.0
     seed: int = 0
@@ -55,7 +55,7 @@ class Settings:
             "prompt": lambda: check_inputs([self.prompt or ""]),
             "negative": lambda: check_inputs([self.negative or "nothing"]),
             "model": lambda: check_model(self.model),
-            "recipe": lambda: check_recipe(self.recipe),
+            "recipe": lambda: check_recipe(self.recipe, self.model),
             "steps": lambda: _within("steps", self.steps, MOST_STEPS),
             "guidance": lambda: check_inputs(fine, guidance=number("guidance", self.guidance)),
             "seed": lambda: check_inputs(fine, [_whole(self.seed)]),
@@ -148,11 +148,12 @@ def check_model(name: Any) -> None:
         )
 
 
-def check_recipe(text: Any, meant: Callable[[str], Iterable[str]] | None = None) -> list[str]:
+def check_recipe(text: Any, model: Any = "", meant: Callable[[str], Iterable[str]] | None = None) -> list[str]:
     """Check recipe text of a client, and everything that it means; no path from a client is ever opened.
 
     Args:
         text: what was typed.
+        model: whose presets may be named.
         meant: returns the recipe texts that it stands for; None: it stands for one.
 
     Returns:
@@ -161,6 +162,8 @@ def check_recipe(text: Any, meant: Callable[[str], Iterable[str]] | None = None)
     Raises:
         KnobError, PresetError: it is empty, wrong, or names a file.
     """
+    from deadheat.presets import presets
+
     from deadheat import KnobError, Recipe
 
     if not str(text or "").strip():
@@ -168,7 +171,7 @@ def check_recipe(text: Any, meant: Callable[[str], Iterable[str]] | None = None)
     if ".toml" in text:
         raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=3")
     if meant is None:
-        _check_no_file(Recipe.of(text))
+        _check_no_file(presets(str(model)).get(text) or Recipe.of(text))
         return [text]
     found = list(meant(text))
     for one in found:

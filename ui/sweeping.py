@@ -88,7 +88,7 @@ class SweepSettings:
             raise InputError(f"these are {len(lines)} lines, not between 1 and {MOST_LINES}")
         recipes: set[str] = set()
         for text in lines:
-            recipes |= {*check_recipe(text, partial(sweep_recipes, str(self.model)))}
+            recipes |= {*check_recipe(text, meant=partial(sweep_recipes, str(self.model)))}
             count = (len(recipes) + 6) * max(1, len(_lines(self.prompts)))
             if count > MOST_CELLS:
                 raise InputError(f"this is a sweep of {count} cells, and at most {MOST_CELLS} are taken: drop values")
