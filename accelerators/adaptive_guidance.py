@@ -45,10 +45,10 @@ class AdaptiveGuidance(LessGuidance):
     paper: ClassVar[str] = "Castillo et al. 2023, arXiv:2312.12487"
     neutral: ClassVar[dict[str, Any]] = {"threshold": 1.0}
 
-    threshold: float = knob(0.996, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
+    threshold: float = knob(0.98, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
     of: str = knob("clean", "whose likeness: of clean pictures or of predictions", choices=("clean", "prediction"))
     rebuild: str = knob("linear", "what stands in for the unconditional branch", choices=("linear", "none"))
-    again: int = knob(0, "guide once more in this many steps after that; 0: never", low=0, high=100, unit="steps")
+    again: int = knob(4, "one step in so many takes what is rebuilt anew; 0: none", low=0, high=100, unit="steps")
 
     @property
     def continues(self) -> bool:
@@ -79,7 +79,7 @@ class _Adaptive(Guide):
     sums: deque[Sums] = field(default_factory=lambda: deque(maxlen=FITTED))
 
     def both(self, call: Call) -> bool:
-        return not self.ended or 0 < self.method.again <= call.step - self.ran
+        return not self.ended or (self.method.continues and 0 < self.method.again <= call.step - self.ran)
 
     def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
         self.ran = call.step

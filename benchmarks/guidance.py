@@ -5,16 +5,19 @@
 Writes `guidance-MODEL.json`. Seconds: all lanes interleaved in one process, one picture at a time, guidance 4.
 Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the picture of real guidance in dB, and over
 the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are held out,
-of the adapter's training too. Pictures for quality are kept in `--kept`, by the model's weights, so that a stopped run
-goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches decide for all):
+of the adapter's training too. Pictures for quality are kept in `--kept`, by all that they were made with, so that a
+stopped run goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches decide for
+all):
 
     python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
-      --name guidance-one-pocket-dit --lanes "no guidance" adapter adaptive-guidance "adaptive-guidance to 0.98"
+      --name guidance-one-pocket-dit --lanes "no guidance" adapter "adapter, real for a tenth" guidance-cache/4
+      adaptive-guidance "adaptive-guidance, never anew"
 """
 
 import argparse
 import json
 from datetime import UTC, datetime
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from deadheat.accelerators import ACCELERATORS, GuidanceAdapter
 from deadheat.measure import compare, environment, frechet, psnr
 from deadheat.measure.adherence import adherence, look
 from deadheat.measure.timing import weights_fingerprint
-from deadheat.pipelines import call_arguments, pictures
+from deadheat.pipelines import call_arguments, pictures, shipped
 from deadheat.presets import Recipe, presets
 from torch import Tensor
 
@@ -45,8 +48,9 @@ TEXTS = {
     "guidance-interval": "guidance-interval",
     "guidance-interval to a half": "guidance-interval:stop=0.5",
     "adaptive-guidance": "adaptive-guidance",
-    "adaptive-guidance to 0.98": "adaptive-guidance:threshold=0.98",
+    "adaptive-guidance, never anew": "adaptive-guidance:again=0",
     "guidance-cache": "guidance-cache",
+    "guidance-cache/4": "guidance-cache:every=4",
     "plain, 15 steps": "fewer-steps:steps=15",
     "plain, 9 steps": "fewer-steps:steps=9",
 }
@@ -98,15 +102,15 @@ def drawn(pipe: Any, recipe: Recipe, words: list[str], scale: float, batch: int)
 
 def quality(pipe: Any, recipes: dict[str, Recipe], given: argparse.Namespace) -> dict[str, Any]:
     """Return adherence and PSNR of every lane at every scale, and its Fréchet distance over all of them."""
-    count, batch, kept = given.pictures, given.batch, given.kept / f"{given.model}-{weights_fingerprint(pipe)}"
+    count, batch = given.pictures, given.batch
     words = prompts(count, "guidance benchmark")
-    kept.mkdir(parents=True, exist_ok=True)
+    given.kept.mkdir(parents=True, exist_ok=True)
     features: dict[str, list[Tensor]] = {}
     rows: dict[str, Any] = {}
     for scale in given.scales:
         truth = None
         for name, recipe in {"real guidance": Recipe(), **recipes}.items():
-            file = kept / f"{name.replace('/', ' in ')} {scale:g} {count} by {batch}.pt"
+            file = given.kept / f"{made_with(pipe, recipe)} {scale:g} {count} by {batch}.pt"
             if not file.exists():
                 torch.save((drawn(pipe, recipe, words, scale, batch) * 255).round().byte(), file)
             seen = torch.load(file, weights_only=True).float() / 255
@@ -118,6 +122,14 @@ def quality(pipe: Any, recipes: dict[str, Recipe], given: argparse.Namespace) ->
     for name, parts in features.items():
         rows[name]["frechet"] = frechet(torch.cat(parts), reference)
     return rows
+
+
+def made_with(pipe: Any, recipe: Recipe) -> str:
+    """Return a mark of the weights, the shipped adapter's too, and of every knob."""
+    folder = shipped(pipe)
+    adapter = (folder / "adapter.safetensors").read_bytes() if folder else b""
+    about = f"{weights_fingerprint(pipe)} {recipe.to_toml() if recipe.accelerators else ''}".encode()
+    return sha256(about + adapter).hexdigest()[:16]
 
 
 def scored(words: list[str], seen: Tensor, truth: Tensor) -> dict[str, float | None]:

@@ -44,7 +44,7 @@ TABLE: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("guidance-cutoff:after={}", (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)),
     ("guidance-interval:start=0.05,stop={}", (0.9, 0.8, 0.7, 0.6, 0.5)),
     ("guidance-cutoff:after={} + ab-cache", (0.95, 0.9, 0.8, 0.7, 0.6)),
-    ("adaptive-guidance:threshold={}", (0.999, 0.998, 0.996, 0.99)),
+    ("adaptive-guidance:again={}", (2, 3, 4, 6)),
     ("t-gate:gate={}", (0.8, 0.6, 0.5, 0.4)),
     ("region-adaptive:ratio={}", (0.7, 0.5, 0.3)),
     ("token-merging:ratio={}", (0.2, 0.35, 0.5)),

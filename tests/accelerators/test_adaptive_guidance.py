@@ -67,7 +67,7 @@ def test_the_line_is_exact_where_it_holds():
     torch.manual_seed(0)
     a = torch.tensor([0.9, 0.5]).view(2, 1, 1, 1)
     b = torch.tensor([-0.2, 0.1]).view(2, 1, 1, 1)
-    made = guide(AdaptiveGuidance(threshold=0.0, rebuild="linear"))
+    made = guide(AdaptiveGuidance(threshold=0.0, again=0))
     apart, cond = 0.01 * torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     for step in range(8):
         before, cond = cond, cond + 0.1 * torch.randn(2, 4, 8, 8)
@@ -101,6 +101,29 @@ def test_calls(on: str, rebuild: str, guided: int, copies: int):
     with executed(tiny, pipe) as seen, attached(pipe, AdaptiveGuidance(0.0, "prediction", rebuild)) as session:
         tiny.call(pipe, 6, copies=copies)
     assert seen.samples == session.report().calls == (6 + guided) * copies
+
+
+@pytest.mark.parametrize("on", ["sd3", "wan"])
+@pytest.mark.parametrize(("again", "guided"), [(0, [0, 1]), (3, [0, 1, 4, 7]), (1, list(range(8)))])
+def test_what_is_rebuilt_is_taken_anew_now_and_then(on: str, again: int, guided: list[int]):
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    recipe = AdaptiveGuidance(0.0, "prediction", again=again)
+    with executed(tiny, pipe) as seen, attached(pipe, recipe) as session:
+        out = tiny.call(pipe, 8)
+    partial = [step.index for step in session.report().steps if step.action == "partial"]
+    assert partial == [step for step in range(8) if step not in guided]
+    assert seen.samples == session.report().calls == 8 + len(guided)
+    if again == 1:
+        assert torch.equal(out, tiny.call(pipe, 8))
+
+
+def test_without_guidance_it_is_not_taken_up_again():
+    tiny = FAMILIES["sd3"]
+    pipe = tiny.build()
+    with attached(pipe, AdaptiveGuidance(0.0, "prediction", "none", again=2)) as session:
+        tiny.call(pipe, 8)
+    assert session.report().calls == 9
 
 
 def test_it_says_why_nothing_was_skipped():
