@@ -6,8 +6,8 @@ Writes `guidance-MODEL.json`. Seconds: all lanes interleaved in one process, one
 Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the picture of real guidance in dB, and over
 the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are held out,
 of the adapter's training too. Pictures for quality are kept in `--kept`, by all that they were made with, so that a
-stopped run goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches decide for
-all):
+stopped run goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches
+decide for all):
 
     python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
       --name guidance-one-pocket-dit --lanes "no guidance" adapter "adapter, real for a tenth" guidance-cache/4

@@ -212,18 +212,31 @@ def _pick(preset: str, model: Any) -> list[Any]:
     return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))] + texts
 
 
-def _preset_of(recipe: str, model: Any) -> str:
-    """Name the preset that this recipe is, if it is one."""
+def _preset_of(recipe: str, model: Any) -> Any:
+    """Name the preset that this recipe is, if it is one, and say what to expect of it."""
     known = _shipped(model)
-    return recipe if recipe in known else next((name for name, text in known.items() if text == recipe), OWN)
+    name = recipe if recipe in known else next((name for name, text in known.items() if text == recipe), OWN)
+    return gr.update(value=name, info=_expect(name, model))
+
+
+def _expect(preset: str, model: Any) -> str:
+    """Return the first sentence of what a preset says about itself."""
+    from deadheat.presets import presets
+
+    return presets(str(model))[preset].about.split(". ")[0] if preset != OWN else ""
 
 
 def _other_model(model: Any, preset: str, recipe: str) -> list[Any]:
     """Offer this model's presets; one that was picked becomes this model's own of that name."""
     known = _shipped(model)
-    kept = preset if preset in known else _preset_of(recipe, model)
-    names = json.dumps({text: name for name, text in known.items()})
-    return [gr.update(choices=[*known, OWN], value=kept), names, *_pick(kept, model)]
+    kept = next((name for name in (preset, recipe) if name in known), OWN)
+    shown = gr.update(choices=[*known, OWN], value=kept, info=_expect(kept, model))
+    return [shown, _named(known), *_pick(kept, model)]
+
+
+def _named(known: dict[str, str]) -> str:
+    """Return the names of presets by their recipe text, as JSON; of two with the same text the first counts."""
+    return json.dumps({text: name for name, text in reversed(known.items())})
 
 
 @cache
@@ -246,7 +259,6 @@ def waiting(made: Controls) -> list[Any]:
 def filled() -> list[Any]:
     """Return what they hold when it is there; importing it takes seconds, which the first page does not wait for."""
     every, known = _accelerators(), _shipped("pocket-dit")
-    presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET)
-    names = json.dumps({text: name for name, text in known.items()})
+    presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET, info=_expect(FIRST_PRESET, "pocket-dit"))
     slots = [gr.update(choices=every), known[FIRST_PRESET], gr.update(choices=[(NONE, NONE), *every])]
-    return [gr.update(choices=offered()), presets, names, *slots, True]
+    return [gr.update(choices=offered()), presets, _named(known), *slots, True]
