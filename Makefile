@@ -10,10 +10,10 @@ declared := pyproject.toml scripts/setup $(wildcard constraints/*.txt)
 
 demo: .venv/.installed  ## compare the pocket model with and without accelerators; table, pictures, report.html
 	$(python) -m deadheat compare pocket-dit \
+	  --recipe balanced \
 	  --recipe "ab-cache:every=3" \
 	  --recipe "first-block-cache:threshold=0.15" \
-	  --recipe "guidance-interval + ab-cache:every=3" \
-	  --steps 20 --out out/demo $(ARGS)
+	  --out out/demo $(ARGS)
 
 app: .venv/.installed  ## open the browser app
 	$(python) app.py $(ARGS)

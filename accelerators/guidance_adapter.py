@@ -32,14 +32,14 @@ from .knobs import knob
 class GuidanceAdapter(Planned):
     """Guide in one pass: small trained residuals make the conditional output what guidance would make it.
 
-    At every attention that has an adapter, with tokens h and the guidance scale w that the pipeline was called with,
+    At every module that has a residual, with tokens h and the guidance scale w that the pipeline was called with,
 
-        y = block(h) + (w - 1) A(h, w, t, prompt),
+        y = module(h) + (w - 1) A(h, w, t, prompt),
 
-    where A was trained so that the whole network gives u + w (c - u) (section 3 of the paper; the factor w - 1 is
-    ours). The unconditional half never runs, so that a negative prompt has no effect, and a report says so. The base
-    weights are untouched. ``after=0.2`` guides the first fifth of the run for real; ``after=1`` all of it, which is
-    the pipeline as it was.
+    where A was trained so that the whole network gives u + w (c - u) (section 3 of the paper, which has residuals at
+    attention; the factor w - 1, and those at feed-forwards and before the last layer, are ours). The unconditional half
+    never runs, so that a negative prompt has no effect, and a report says so. The base weights are untouched.
+    ``after=0.2`` guides the first fifth of the run for real; ``after=1`` all of it, which is the pipeline as it was.
 
     Adapters for the pocket models ship with Deadheat; ``python -m training.guidance`` trains one for any other.
 

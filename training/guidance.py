@@ -2,7 +2,7 @@
 
     python -m training.guidance pocket-dit --out .checkpoints/adapter-dit
     python -m training.guidance stabilityai/stable-diffusion-xl-base-1.0 --prompts-file captions.txt --prompts 2000 \
-        --width 320 --steps 40 --samples 320000 --batch 16 --lr 1e-4 --device cuda --out adapter-sdxl
+        --width 128 --steps 40 --samples 320000 --batch 16 --lr 1e-4 --device cuda --out adapter-sdxl
 
 Records guided pictures (`trajectories.py`), trains the adapter on them, compares it with real guidance and with none
 on prompts that it has not seen, and writes `OUT/guidance-adapter`. The same command goes on wherever it stopped. While
