@@ -37,8 +37,9 @@ class GuidanceAdapter(Planned):
         y = module(h) + (w - 1) A(h, w, t, prompt),
 
     where A was trained so that the whole network gives u + w (c - u) (section 3 of the paper, which has residuals at
-    attention; the factor w - 1, and those at feed-forwards and before the last layer, are ours). The unconditional half
-    never runs, so that a negative prompt has no effect, and a report says so. The base weights are untouched.
+    attention; the factor w - 1, and those at feed-forwards and before the last layer, are ours). The
+    unconditional half never runs, so that a negative prompt has no effect, and a report says so. The base weights are
+    untouched.
     ``after=0.2`` guides the first fifth of the run for real; ``after=1`` all of it, which is the pipeline as it was.
 
     Adapters for the pocket models ship with Deadheat; ``python -m training.guidance`` trains one for any other.
