@@ -75,6 +75,23 @@ def test_the_unconditional_half_never_runs(on: str, copies: int, tmp_path):
     assert torch.equal(plain, tiny.call(pipe, STEPS, copies=copies))
 
 
+@pytest.mark.parametrize("on", DESCRIBED)
+def test_every_residual_is_heard(on: str, tmp_path):
+    """Each by itself changes what the network gives, down to the one before the last layer."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    conditional = tiny.call(pipe, 1, **tiny.unguided)
+    adapter = random_adapter(pipe)
+    places = list(adapter.shape.sites)
+    for place in {places[0], places[1], places[-1]}:
+        alone = random_adapter(pipe, zero=True)
+        alone.residuals[places.index(place)].load_state_dict(adapter.residuals[places.index(place)].state_dict())
+        save_adapter(alone, tmp_path / place, base_of(pipe), {})
+        with attached(pipe, GuidanceAdapter(weights=str(tmp_path / place))):
+            assert not torch.equal(tiny.call(pipe, 1), conditional), place
+    assert places[-1] in ("conv_act", "proj_out") or on == "lumina2"  # whose last layer has its norm inside
+
+
 @pytest.mark.parametrize("on", ["sd15", "pixart", "flux", "lumina2"])
 def test_the_slider_is_the_pipelines_own(on: str, tmp_path):
     tiny = FAMILIES[on]
