@@ -43,6 +43,7 @@ TEXTS = {
     "adapter, real for a tenth": "guidance-adapter:after=0.1",
     "adapter x ab-cache/2": "guidance-adapter + ab-cache:every=2",
     "adapter x ab-cache/3": "guidance-adapter + ab-cache:every=3",
+    "adapter x ab-cache/4": "guidance-adapter + ab-cache:every=4",
     "adapter x lemica": "guidance-adapter + lemica",
     "ab-cache/3": "ab-cache:every=3",
     "guidance-interval": "guidance-interval",
@@ -125,9 +126,9 @@ def quality(pipe: Any, recipes: dict[str, Recipe], given: argparse.Namespace) ->
 
 
 def made_with(pipe: Any, recipe: Recipe) -> str:
-    """Return a mark of the weights, the shipped adapter's too, and of every knob."""
-    folder = shipped(pipe)
-    adapter = (folder / "adapter.safetensors").read_bytes() if folder else b""
+    """Return a mark of the weights, of every knob, and of the shipped adapter where the recipe has one."""
+    adapted = any(isinstance(part, GuidanceAdapter) for part in recipe.accelerators)
+    adapter = (shipped(pipe) / "adapter.safetensors").read_bytes() if adapted else b""  # type: ignore[operator]
     about = f"{weights_fingerprint(pipe)} {recipe.to_toml() if recipe.accelerators else ''}".encode()
     return sha256(about + adapter).hexdigest()[:16]
 

@@ -1,9 +1,10 @@
-"""What one pass instead of two can save at most: a step without and with the unconditional half, by picture size.
+"""What one pass instead of two can save at most: a step without and with the unconditional half, by pictures.
 
     python -m benchmarks.one_pass [--rounds 12] [--out benchmarks/results]
 
-Writes `one-pass.json`: seconds of a forward of each pocket denoiser for one and for two latents, interleaved. The
-transformer has random weights, as its own know no positions beyond 128 pixels; seconds do not depend on them.
+Writes `one-pass.json`: seconds of a forward of each pocket denoiser for the latents of one or more pictures, and for
+twice as many, interleaved. The transformer has random weights, as its own know no positions beyond 128 pixels; seconds
+do not depend on them.
 """
 
 import argparse
@@ -22,14 +23,16 @@ from torch import Tensor
 
 from deadheat import load
 
-SIZES = (128, 192, 256)  # pixels
+CASES = ((128, 1), (128, 4), (192, 1), (256, 1))  # pixels, and pictures that are drawn at once
 WORDS = 16
 
 
 def forwards() -> dict[str, Callable[[Tensor], Any]]:
     """Return a forward of each denoiser, for latents (B, C, H, W)."""
     unet, known = load("pocket-unet").unet, load("pocket-dit").transformer.config
-    dit = SD3Transformer2DModel.from_config({**known, "pos_embed_max_size": max(SIZES) // 8}).eval()
+    dit = SD3Transformer2DModel.from_config(
+        {**known, "pos_embed_max_size": max(size for size, _ in CASES) // 8}
+    ).eval()
 
     def of_unet(latents: Tensor) -> Any:
         words = torch.zeros(len(latents), WORDS, unet.config.cross_attention_dim)
@@ -54,10 +57,10 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     for name, forward in forwards().items():
-        for size in SIZES:
+        for size, pictures in CASES:
             seconds: dict[str, list[float]] = {"one": [], "two": []}
             for turn in range(given.rounds + 1):  # the first warms up
-                for passes, count in (("one", 1), ("two", 2)):
+                for passes, count in (("one", pictures), ("two", 2 * pictures)):
                     latents = torch.randn(count, 8, size // 8, size // 8)
                     begin = time.perf_counter()
                     with torch.inference_mode():
@@ -65,9 +68,10 @@ def main() -> None:
                     if turn:
                         seconds[passes].append(time.perf_counter() - begin)
             most = median(seconds["two"]) / median(seconds["one"])
-            rows.append({"model": name, "pixels": size, "most": most, "seconds": seconds})
+            rows.append({"model": name, "pixels": size, "pictures": pictures, "most": most, "seconds": seconds})
             print(
-                f"{name} at {size} pixels: {1000 * median(seconds['two']):.0f} ms a guided step, {most:.2f}x at most"
+                f"{name}, {pictures} of {size} pixels: {1000 * median(seconds['two']):.0f} ms a guided step, "
+                f"{most:.2f}x at most"
             )
     found = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "hardware": hardware(), "rows": rows}
     found["threads"] = torch.get_num_threads()
