@@ -2,6 +2,7 @@
 
 import math
 from datetime import datetime
+from textwrap import shorten
 from typing import Any
 
 from .progress import data_url
@@ -42,7 +43,8 @@ def recorded(page: dict[str, Any], comparison: Any) -> dict[str, Any]:
 def about(comparison: Any, lane: Any) -> str:
     """Say in a line what a comparison was."""
     s, cell = comparison.settings, lane.cells[0]
-    what = f"“{cell.prompt}” · {lane.recipe} · {s['steps']} steps, guidance {s['guidance']:g}, seed {cell.seed}"
+    recipe = shorten(lane.name, 80, placeholder=" …")  # calibrated weights fill lines
+    what = f"“{cell.prompt}” · {recipe} · {s['steps']} steps, guidance {s['guidance']:g}, seed {cell.seed}"
     return f"{what} · {s['model']} on {hardware_text(comparison.environment)}"
 
 
