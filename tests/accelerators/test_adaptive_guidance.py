@@ -92,10 +92,10 @@ def test_branches_that_never_differ_are_rebuilt_as_they_are():
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-@pytest.mark.parametrize(("rebuild", "guided"), [("none", 1), ("linear", 2)])
+@pytest.mark.parametrize(("rebuild", "guided"), [("none", 1), ("linear", 3)])
 @pytest.mark.parametrize("on", ["sdxl", "wan", "flux"])
 def test_calls(on: str, rebuild: str, guided: int, copies: int):
-    """The line needs two guided steps."""
+    """The line needs two guided steps, and is laid anew four steps later."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
     with executed(tiny, pipe) as seen, attached(pipe, AdaptiveGuidance(0.0, "prediction", rebuild)) as session:
