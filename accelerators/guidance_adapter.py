@@ -40,6 +40,7 @@ class GuidanceAdapter(Planned):
     attention; the factor w - 1, and those at feed-forwards and before the last layer, are ours). The
     unconditional half never runs, so that a negative prompt has no effect, and a report says so. The base weights are
     untouched.
+
     ``after=0.2`` guides the first fifth of the run for real; ``after=1`` all of it, which is the pipeline as it was.
 
     Adapters for the pocket models ship with Deadheat; ``python -m training.guidance`` trains one for any other.

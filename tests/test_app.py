@@ -90,6 +90,12 @@ def test_a_preset_follows_the_model(page: "Page"):
         _until(page, f"{knob} && {knob}.value === '{mask}'")
         _recipe_becomes(page, "balanced")
         _until(page, "document.querySelector('#preset input').value === 'balanced'")
+    _choose(page, "preset", "magcache-13")  # which pocket-unet has none of
+    _recipe_becomes(page, "magcache-13")
+    _choose(page, "model", "Pocket UNet")
+    _recipe_becomes(page, "balanced")
+    _choose(page, "model", "Pocket DiT")
+    _until(page, f"{knob}.value === '{presets('pocket-dit')['balanced'].accelerators[0].mask}'")
 
 
 def test_a_run_shows_previews_then_numbers(page: "Page"):

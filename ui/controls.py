@@ -227,9 +227,9 @@ def _expect(preset: str, model: Any) -> str:
 
 
 def _other_model(model: Any, preset: str, recipe: str) -> list[Any]:
-    """Offer this model's presets; one that was picked becomes this model's own of that name."""
+    """Offer this model's presets; one that was picked becomes this model's own of that name, or the first."""
     known = _shipped(model)
-    kept = next((name for name in (preset, recipe) if name in known), OWN)
+    kept = next((name for name in (preset, recipe) if name in known), OWN if preset == OWN else FIRST_PRESET)
     shown = gr.update(choices=[*known, OWN], value=kept, info=_expect(kept, model))
     return [shown, _named(known), *_pick(kept, model)]
 
