@@ -120,7 +120,7 @@ class _Telling:
         place = call.latents[0].device
         if next(self.adapter.parameters()).device != place:  # offloading brought the denoiser there after we came
             self.adapter.to(place)
-        self.now.told = self.adapter.told(torch.full((call.batch,), scale, device=place), call.kwargs)
+        self.now.told = lambda: self.adapter.told(torch.full((call.batch,), scale, device=place), call.kwargs)
         self.link.run.acted.add(self.link.owner)  # also where the pipeline asks for no unconditional half
         try:
             return network(call)

@@ -3,7 +3,7 @@
 The shapes are those of adapter guidance distillation (Perez Jensen & Sadat 2025, https://arxiv.org/abs/2503.07274).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import pi
@@ -51,13 +51,14 @@ class Told:
 
     Attributes:
         strength: (B, 1, 1), zero at scale 1 and one at the largest scale of the training.
-        tokens: (B, 2 + L, width), the scale, the time and the prompt's tokens.
-        mean: (B, width), all of it in one vector.
+        mean: (B, width), the scale, the time and the prompt in one vector.
+        read: for each residual, keys (B, width, 2 + L), values (B, 2 + L, width) and gate (B, 1, width) of the scale,
+            the time and the prompt's tokens; made at once, as they are many and small. Kind "additive" has none.
     """
 
     strength: Tensor
-    tokens: Tensor
     mean: Tensor
+    read: Sequence[Sequence[Tensor]]
 
 
 class Scalar(nn.Module):
@@ -107,21 +108,24 @@ class Residual(nn.Module):
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, hidden: Tensor, out: Tensor, told: Told) -> Tensor:
-        """Return the residual for what goes into the module and what comes out, (B, N, channels) or (B, C, H, W)."""
+    def forward(self, hidden: Tensor, out: Tensor, told: Told, nth: int) -> Tensor:
+        """Add to what comes out of the module, (B, N, channels) or (B, C, H, W), as *told* the residual number *nth*.
+
+        *hidden* went into it.
+        """
         if out.ndim == 4:
-            tokens: Tensor = out.flatten(2).mT
-            made = self(hidden.flatten(2).mT, tokens, told).expand_as(tokens)
-            return made.mT.unflatten(2, out.shape[2:])
+            return self(hidden.flatten(2).mT, out.flatten(2).mT, told, nth).mT.unflatten(2, out.shape[2:])
         if self.kind == "additive":
-            return told.strength * self.out(self.inner(told.mean))[:, None]
-        query = self.query(hidden)
-        read = functional.scaled_dot_product_attention(
-            query[:, None], self.key(told.tokens)[:, None], self.value(told.tokens)[:, None]
-        )[:, 0]
+            return self._added(out, self.out(self.inner(told.mean))[:, None], told)
+        keys, values, *gate = told.read[nth]
+        query = functional.linear(hidden, self.query.weight)
+        found = torch.bmm(torch.bmm(query, keys).softmax(-1), values)
         if self.kind == "gated":
-            read = read + functional.silu(query + self.seen(out) + self.gate(told.mean)[:, None])
-        return told.strength * self.out(read)
+            found = found + functional.silu(functional.linear(out, self.seen.weight).add_(query).add_(gate[0]))
+        return self._added(out, functional.linear(found, self.out.weight, self.out.bias), told)
+
+    def _added(self, out: Tensor, residual: Tensor, told: Told) -> Tensor:
+        return torch.addcmul(out, told.strength, residual).to(out.dtype)
 
 
 class Adapter(nn.Module):
@@ -152,14 +156,39 @@ class Adapter(nn.Module):
         prompt = self.words(words.to(dtype))
         mean = first.sum(1) + prompt.sum(1) / max(1, prompt.shape[1])
         strength = ((scale - 1) / (high - 1)).to(dtype)[:, None, None]
-        return Told(strength, torch.cat([first, prompt], 1), mean)
+        return Told(strength, mean, self._read(torch.cat([first, prompt], 1), mean))
+
+    def _read(self, tokens: Tensor, mean: Tensor) -> list[list[Tensor]]:
+        """Return every residual's keys, values and gate, of one multiplication each."""
+        kind, width = self.shape.kind, self.shape.width
+        if kind == "additive":
+            return []
+        layers = [residual.key for residual in self.residuals], [residual.value for residual in self.residuals]
+        keys, values = (functional.linear(tokens, torch.cat([one.weight for one in many])) for many in layers)
+        made = [(keys * width**-0.5).mT.split(width, 1), values.split(width, 2)]
+        if kind == "gated":
+            gates = [residual.gate for residual in self.residuals]
+            weight, bias = (torch.cat([getattr(one, name) for one in gates]) for name in ("weight", "bias"))
+            made.append(functional.linear(mean, weight, bias)[:, None].split(width, 2))
+        return [list(parts) for parts in zip(*made, strict=True)]
 
 
-@dataclass(eq=False)
 class Now:
     """What the adapter is told at this moment; None leaves the denoiser as it is."""
 
-    told: Told | None = None
+    def __init__(self) -> None:
+        self._told: Told | Callable[[], Told] | None = None
+
+    @property
+    def told(self) -> Told | None:
+        """It is made when the first residual asks: where a cache answers the call, nobody does."""
+        if callable(self._told):
+            self._told = self._told()
+        return self._told
+
+    @told.setter
+    def told(self, told: Told | Callable[[], Told] | None) -> None:
+        self._told = told
 
 
 def adapter_shape(pipe: Any, kind: Kind, width: int, scales: tuple[float, float]) -> AdapterShape:
@@ -227,26 +256,26 @@ def inserted(network: nn.Module, adapter: Adapter) -> Iterator[Now]:
     """Let the residuals of *adapter* stand in *network*; they do nothing until ``Now`` tells them of a call."""
     now = Now()
     with ExitStack() as stack:
-        for path, residual in zip(adapter.shape.sites, adapter.residuals, strict=True):
+        for nth, (path, residual) in enumerate(zip(adapter.shape.sites, adapter.residuals, strict=True)):
             module = network.get_submodule(path)
-            stack.enter_context(patched(module, call_point(module), _with(residual, now, module)))
+            stack.enter_context(patched(module, call_point(module), _with(residual, nth, now, module)))
         yield now
 
 
-def _with(residual: nn.Module, now: Now, module: nn.Module) -> Callable[[Any], Any]:
+def _with(residual: nn.Module, nth: int, now: Now, module: nn.Module) -> Callable[[Any], Any]:
     before = isinstance(module, nn.Linear)  # the last layer
 
     def wrap(forward: Any) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if now.told is None:
+            if (told := now.told) is None:
                 return forward(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
             if before:
-                return forward(hidden + residual(hidden, hidden, now.told).to(hidden.dtype))
+                return forward(residual(hidden, hidden, told, nth))
             out = forward(*args, **kwargs)
-            first = out[0] if isinstance(out, tuple) else out
-            first = first + residual(hidden, first, now.told).to(first.dtype)
-            return (first, *out[1:]) if isinstance(out, tuple) else first
+            if isinstance(out, tuple):
+                return (residual(hidden, out[0], told, nth), *out[1:])
+            return residual(hidden, out, told, nth)
 
         return wrapped
 
