@@ -14,7 +14,7 @@ from .call import Around, Call, Link, Network
 from .stage import Stage
 from .tape import Tape, hooked
 from .undo import Undo
-from .window_frames import Frame, Notes
+from .window_frames import Frame, Notes, layout
 from .windows import Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -99,6 +99,7 @@ class UNetRecording:
         """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
         device = next(self.network.parameters()).device
         frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace()
+        room: Tensor | None = None  # for keys and values: memory that is asked for anew at every step comes slowly
         taped = self._trusted is not False and not hooked(self.network)
         self.settled = True
         for tape in self._tapes.values():
@@ -106,11 +107,14 @@ class UNetRecording:
 
         def start(link: Link) -> Around:
             def around(call: Call, network: Network) -> Tensor:
+                nonlocal room
                 notes = self._at(call.sigma)
                 if notes is None or notes.out is None or notes.out.shape[::2] != call.latents.shape[::2]:
                     return network(call)
                 link.note("partial", f"{sum(box.area for box in boxes)} of {math.prod(size)} latent pixels")
-                return self._windows(_Step(call, network, notes, taped), frames, trace)
+                if room is None and notes.tokens is not None:
+                    room = torch.empty_like(notes.tokens, dtype=call.latents.dtype, device=call.latents.device)
+                return self._windows(_Step(call, network, notes, taped, room), frames, trace)
 
             return around
 
@@ -126,10 +130,10 @@ class UNetRecording:
     def _windows(self, step: "_Step", frames: list[Frame], trace: Trace) -> Tensor:
         call, network, notes = step.call, step.network, step.notes
         assert notes.out is not None
-        out, shared = notes.out.to(call.latents.dtype, copy=True), dict[str, tuple[Tensor, ...]]()
+        out, tokens = notes.out.to(call.latents.dtype, copy=True), notes.read_tokens(call.latents, step.room)
         for frame in frames:
-            reads = frame.reads(notes, call.latents, shared)
-            window = frame.box.of(call.latents).contiguous()
+            reads = frame.reads(notes, call.latents, tokens)
+            window = frame.box.of(call.latents).contiguous(memory_format=layout(call.latents))
             part = replace(call, kwargs=call.kwargs | {call.first: window})
             found = (
                 self._played(part, network, frame, reads)
@@ -138,7 +142,6 @@ class UNetRecording:
             )
             frame.box.of(out).copy_(found)
             trace.passes.append((notes, frame, frame.fresh(reads)))
-            shared |= {name: reads[name] for name in frame.rows}
         return out
 
     def _played(self, call: Call, network: Network, frame: Frame, reads: dict[str, tuple[Tensor, ...]]) -> Tensor:
@@ -171,12 +174,13 @@ class UNetRecording:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A call during an edit, the noted step that it reads from, and whether tapes may be played."""
+    """A call during an edit, the noted step that it reads from, whether tapes may be played, room for keys, values."""
 
     call: Call
     network: Network
     notes: Notes
     taped: bool
+    room: Tensor | None
 
 
 def _inputs(call: Call, reads: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:

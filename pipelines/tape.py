@@ -104,6 +104,11 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if func is functional.conv2d and (call := faster_convolution(args, kwargs, out, self.tape.packed)):
+            (func, args), kwargs = call, {}
+            out = func(*args)
+        if func is torch.Tensor.contiguous and _last(args[0]) and not (args[1:] or kwargs):
+            return args[0]  # the layers do not care, and the next convolution would rather have it so
         results = out if isinstance(out, (tuple, list)) else (out,)
         if not any(isinstance(result, Tensor) for result in results):
             return out
@@ -120,7 +125,6 @@ class _Recorder(TorchFunctionMode):
 
     def _line(self, func: Any, args: Any, kwargs: Any, out: Any, results: Any) -> None:
         tape, reads = self.tape, set[str]()
-        func, args, kwargs = packed_convolution(func, args, kwargs, out, tape.packed)
         said = [self.text(value, reads) for value in args]
         said += [f"{name}={self.text(value, reads)}" for name, value in kwargs.items()]
         kinds = {tape._kinds[name] for name in reads} - {""}
@@ -164,39 +168,78 @@ class _Recorder(TorchFunctionMode):
         return name
 
 
+def _last(x: Tensor) -> bool:
+    """Tell whether the channels of a map come last in memory, as on a CPU a window's do."""
+    return x.ndim == 4 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _random(func: Any) -> bool:
     name = getattr(func, "__name__", "")
     return any(word in name for word in ("rand", "normal", "bernoulli", "multinomial", "empty"))
 
 
-def packed_convolution(
-    func: Any, args: Any, kwargs: Any, out: Tensor, packed: dict[Any, tuple[Tensor, Tensor]]
-) -> tuple[Any, Any, Any]:
-    """Return the call of a convolution with its weights in the order of the CPU's kernel.
+def faster_convolution(args: Any, kwargs: Any, out: Tensor, kept: dict[Any, tuple[Tensor, Tensor]]) -> Any:
+    """Return a function and its arguments that give what a convolution of a small window gave, sooner; or None.
 
-    Otherwise oneDNN brings them into that order at every call, which takes longer than a small window itself. Where
-    torch does not offer it, or gives something else, the call stays as it is.
+    On a CPU torch's own call takes longer to get ready than such a window takes to compute: oneDNN looks for its
+    kernel, and brings the weights into its order. A matrix product over rows of pixels does neither, and where there
+    is more to compute oneDNN is given weights in its order. *kept* holds the weights that were brought into an order.
     """
-    kernel = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-    if func is not functional.conv2d or kernel is None or kwargs.keys() - {"groups"} or len(args) < 3:
-        return func, args, kwargs
-    defaults: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
-    x, weight, bias, stride, padding, dilation, groups = (*tuple(args), *defaults[len(args) :])
-    groups = kwargs.get("groups", groups)
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given: dict[str, Any] = dict(zip(names, (None, None, None, (1, 1), (0, 0), (1, 1), 1), strict=True))
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    x, weight, bias, stride, padding, dilation, groups = given.values()
     plain = all(isinstance(value, tuple) for value in (stride, padding, dilation))
     if not plain or x.device.type != "cpu" or x.dtype != torch.float32 or weight.nbytes > MOST_PACKED:
-        return func, args, kwargs
-    shape = (list(padding), list(stride), list(dilation), groups)
-    key = (id(weight), tuple(stride), tuple(padding))
-    if key not in packed:
-        order = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape, list(x.shape))
-        packed[key] = (weight, order)  # the weight too, so that its identity is not used again
-    order = packed[key][1]
-    call: tuple[Any, ...] = (x, order, bias, *shape, "none", [], "")
-    if not torch.allclose(kernel(*call), out, rtol=1e-3, atol=1e-4):
-        return func, args, kwargs
-    return kernel, call, {}
+        return None
+    single = padding == (0, 0) and dilation == (1, 1) and groups == 1
+    few = out.numel() // out.shape[1] <= FEW_PIXELS and weight.nbytes <= FEW_BYTES
+    rows = single and x.is_contiguous(memory_format=torch.channels_last)
+    point = weight.shape[2:] == (1, 1) and stride == (1, 1)
+    kernel = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+    call: tuple[Any, tuple[Any, ...]]
+    if rows and (point or few):
+        flat = _ordered(kept, (id(weight),), weight, lambda: weight.permute(0, 2, 3, 1).flatten(1).contiguous())
+        call = (_of_points, (x, flat, bias)) if point else (_of_rows, (x, flat, bias, weight.shape[2:], stride))
+    elif kernel is not None:
+        shape = (list(padding), list(stride), list(dilation), groups)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        key = (id(weight), stride, padding)
+        order = _ordered(kept, key, weight, lambda: reorder(weight.detach(), *shape, list(x.shape)))
+        call = kernel, (x, order, bias, *shape, "none", [], "")
+    else:
+        return None
+    return call if torch.allclose(call[0](*call[1]), out, rtol=1e-3, atol=1e-4) else None
+
+
+def _ordered(kept: dict[Any, tuple[Tensor, Tensor]], key: Any, weight: Tensor, order: Callable[[], Tensor]) -> Tensor:
+    if key not in kept:
+        kept[key] = (weight, order())  # the weight too, so that its identity is not used again
+    return kept[key][1]
+
+
+def _of_points(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve a map whose channels come last with a kernel of one pixel; *weight* is (out, in)."""
+    return functional.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
+def _of_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """Convolve a map whose channels come last, without padding; *weight* is (out, height * width * in) of the kernel.
+
+    The channels of neighbours in a row of the kernel lie side by side.
+    """
+    (count, channels, height, width), (tall, wide), (down, right) = x.shape, kernel, stride
+    rows, columns = (height - tall) // down + 1, (width - wide) // right + 1
+    line = width * channels
+    seen = x.as_strided(
+        (count, rows, columns, tall, wide * channels), (height * line, down * line, right * channels, line, 1),
+        x.storage_offset(),
+    )  # fmt: skip
+    return functional.linear(seen.flatten(3), weight, bias).permute(0, 3, 1, 2)
 
 
 MOST_PACKED = 2**21  # bytes of a weight; larger ones belong to networks whose windows take longer than that
+FEW_PIXELS, FEW_BYTES = 80, 2**19  # of the output, and of the weight: below both a plain product is sooner done
 _DIVISIONS = {torch.Tensor.__truediv__, torch.Tensor.div, torch.div, torch.true_divide}

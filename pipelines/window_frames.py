@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .boxes import Box, Sides
+
+Reads = dict[str, tuple[Tensor, ...]]
 
 
 @dataclass(eq=False)
@@ -25,6 +26,25 @@ class Notes:
     whole: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     out: Tensor | None = None
+    tokens: Tensor | None = None  # all keys and values, end to end; those in ``whole`` are views
+
+    def join(self) -> None:
+        """Put keys and values end to end, so that one operation reads all of them."""
+        names = [name for name, value in self.whole.items() if value.ndim == 3]
+        if names:
+            self.tokens = torch.cat([self.whole[name].flatten() for name in names])
+            parts = self.tokens.split([self.whole[name].numel() for name in names])
+            for name, part in zip(names, parts, strict=True):
+                self.whole[name] = part.view_as(self.whole[name])
+
+    def read_tokens(self, like: Tensor, room: Tensor | None = None) -> dict[str, Tensor]:
+        """Return copies of keys and values, of the dtype and on the device of *like*; in *room*, if there is any."""
+        if self.tokens is None:
+            return {}
+        copy = self.tokens.to(like.device, like.dtype, copy=True) if room is None else room.copy_(self.tokens)
+        whole = {name: value for name, value in self.whole.items() if value.ndim == 3}
+        parts = copy.split([value.numel() for value in whole.values()])
+        return {name: part.view_as(value) for part, (name, value) in zip(parts, whole.items(), strict=True)}
 
     def tensors(self) -> Iterator[Tensor]:
         """Go through everything that is kept."""
@@ -110,8 +130,16 @@ class Cut:
     def read(self, noted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return what is read, and the view of it that the window fills."""
         whole = self.part.of(noted)
-        whole = functional.pad(whole, self.pads).to(dtype) if any(self.pads) else whole.to(dtype, copy=True)
+        if any(self.pads):
+            whole = functional.pad(whole, self.pads).to(dtype, memory_format=layout(noted))
+        else:
+            whole = whole.to(dtype, copy=True, memory_format=layout(noted))
         return whole, self.into.of(whole)
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """Return how a map is kept and read: on a CPU channels last, which small windows are sooner computed with."""
+    return torch.channels_last if x.ndim == 4 and x.device.type == "cpu" else torch.contiguous_format
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,20 +156,17 @@ class Frame:
     cuts: Mapping[str, Cut]
     rows: Mapping[str, Tensor]
 
-    def reads(
-        self, notes: Notes, like: Tensor, shared: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
-    ) -> dict[str, tuple[Tensor, ...]]:
+    def reads(self, notes: Notes, like: Tensor, tokens: Mapping[str, Tensor] | None = None) -> Reads:
         """Return what the layers read around the window, of the dtype and on the device of *like*.
 
-        Keys and values that an earlier window of the same call has filled are *shared*.
+        The window will fill its part of *tokens*, keys and values as ``Notes.read_tokens`` gives them; several
+        windows of the same call share them.
         """
+        tokens = notes.read_tokens(like) if tokens is None else tokens
         found: dict[str, tuple[Tensor, ...]] = dict(notes.norms)
         for name, cut in self.cuts.items():
             found[name] = cut.read(notes.whole[name].to(like.device), like.dtype)
-        for name in self.rows:
-            whole = shared[name][0] if name in shared else notes.whole[name].to(like.device, like.dtype, copy=True)
-            found[name] = (whole, self.rows[name])
-        return found
+        return found | {name: (tokens[name], rows) for name, rows in self.rows.items()}
 
     @property
     def shape(self) -> tuple[Any, ...]:

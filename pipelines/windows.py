@@ -20,7 +20,7 @@ from torch.nn import functional
 from .boxes import Box, Sides
 from .patch import patched
 from .stage import call_point
-from .window_frames import Frame, Notes, Seat, TooLarge
+from .window_frames import Frame, Notes, Seat, TooLarge, layout
 
 Layer = tuple[str, nn.Module, str]  # path, module, what it is
 Result = TypeVar("Result")
@@ -84,6 +84,7 @@ class Windows:
         finally:
             self._notes = Notes()
         notes.out = self._kept(out)
+        notes.join()
         if most is not None and notes.nbytes > most:
             raise TooLarge
         return out, notes
@@ -122,11 +123,9 @@ class Windows:
             self._left -= value.numel() * (self.store or value.dtype).itemsize
             if self._left < 0:
                 raise TooLarge
-        if self.store is None or value.dtype == self.store:
-            return value.clone()
-        if self.store == torch.float16:
+        if self.store == torch.float16 and value.dtype != torch.float16:
             value = value.clamp(-65504, 65504)
-        return value.to(self.store)
+        return value.to(self.store or value.dtype, copy=True, memory_format=layout(value))
 
     # -- notes of a whole map: each receives its layer's path, the layer, its forward, and what it was given -------
 
