@@ -44,6 +44,7 @@ TEXTS = {
     "adapter x ab-cache/2": "guidance-adapter + ab-cache:every=2",
     "adapter x ab-cache/3": "guidance-adapter + ab-cache:every=3",
     "adapter x ab-cache/4": "guidance-adapter + ab-cache:every=4",
+    "adapter x ab-cache/5": "guidance-adapter + ab-cache:every=5",
     "adapter x lemica": "guidance-adapter + lemica",
     "ab-cache/3": "ab-cache:every=3",
     "guidance-interval": "guidance-interval",
@@ -146,8 +147,8 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="pocket-dit")
     parser.add_argument("--pictures", type=int, default=96, help="pictures a lane and scale, for quality")
     parser.add_argument("--batch", type=int, default=8, help="pictures drawn together, for quality")
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales, for quality")
-    parser.add_argument("--lanes", nargs="+", help="only these, by name")
+    parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES), help="guidance scales, for quality")
+    parser.add_argument("--lanes", nargs="+", help="only these, by name; what is known of the others stays")
     parser.add_argument("--name", help="of the result file, instead of guidance-MODEL")
     parser.add_argument("--prompts", type=int, default=8, help="prompts for the seconds")
     parser.add_argument("--repeats", type=int, default=7)
@@ -165,8 +166,10 @@ def main() -> None:
     if arguments.part != "seconds":
         rows = quality(pipe, recipes, arguments)
         about = {name: getattr(arguments, name) for name in ("pictures", "batch", "scales")}
-        about["environment"] = environment(pipe)
-        record["quality"] = {**about, "lanes": rows}
+        before = record.get("quality", {})
+        if arguments.lanes and about == {name: before.get(name) for name in about}:
+            rows = before["lanes"] | rows
+        record["quality"] = {**about, "environment": environment(pipe), "lanes": rows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -232,7 +232,7 @@ def _of_rows(
     """
     (count, channels, height, width), (tall, wide), (down, right) = x.shape, kernel, stride
     rows, columns = (height - tall) // down + 1, (width - wide) // right + 1
-    line = width * channels
+    line, x = width * channels, x.contiguous(memory_format=torch.channels_last)
     seen = x.as_strided(
         (count, rows, columns, tall, wide * channels), (height * line, down * line, right * channels, line, 1),
         x.storage_offset(),
