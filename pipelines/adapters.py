@@ -173,22 +173,11 @@ class Adapter(nn.Module):
         return [list(parts) for parts in zip(*made, strict=True)]
 
 
+@dataclass(eq=False)
 class Now:
     """What the adapter is told at this moment; None leaves the denoiser as it is."""
 
-    def __init__(self) -> None:
-        self._told: Told | Callable[[], Told] | None = None
-
-    @property
-    def told(self) -> Told | None:
-        """It is made when the first residual asks: where a cache answers the call, nobody does."""
-        if callable(self._told):
-            self._told = self._told()
-        return self._told
-
-    @told.setter
-    def told(self, told: Told | Callable[[], Told] | None) -> None:
-        self._told = told
+    told: Told | None = None
 
 
 def adapter_shape(pipe: Any, kind: Kind, width: int, scales: tuple[float, float]) -> AdapterShape:
@@ -267,15 +256,15 @@ def _with(residual: nn.Module, nth: int, now: Now, module: nn.Module) -> Callabl
 
     def wrap(forward: Any) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if (told := now.told) is None:
+            if now.told is None:
                 return forward(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
             if before:
-                return forward(residual(hidden, hidden, told, nth))
+                return forward(residual(hidden, hidden, now.told, nth))
             out = forward(*args, **kwargs)
             if isinstance(out, tuple):
-                return (residual(hidden, out[0], told, nth), *out[1:])
-            return residual(hidden, out, told, nth)
+                return (residual(hidden, out[0], now.told, nth), *out[1:])
+            return residual(hidden, out, now.told, nth)
 
         return wrapped
 
