@@ -107,7 +107,7 @@ class Engine:
         self.unet = family(pipe).unet
         self._texts: dict[str, Any] = {}
         with torch.inference_mode():
-            self.codec = Codec(pipe.vae, image, store=DTYPES[keep.store], budget=keep.budget // 4)
+            self.codec = Codec(pipe.vae, image, store=DTYPES[keep.store], budget=keep.budget // 2)
         network = next(iter(denoisers(pipe).values()))
         kind = UNetRecording if self.unet else TokenRecording
         budget = keep.budget - self.codec.nbytes

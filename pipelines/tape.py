@@ -183,24 +183,31 @@ def faster_convolution(args: Any, kwargs: Any, out: Tensor, kept: dict[Any, tupl
 
     On a CPU torch's own call takes longer to get ready than such a window takes to compute: oneDNN looks for its
     kernel, and brings the weights into its order. A matrix product over rows of pixels does neither, and where there
-    is more to compute oneDNN is given weights in its order. *kept* holds the weights that were brought into an order.
+    is more to compute oneDNN is given weights in its order. *kept* holds the weights that were brought into an order;
+    large ones are not, as that would take their memory once more, and are multiplied as they are.
     """
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given: dict[str, Any] = dict(zip(names, (None, None, None, (1, 1), (0, 0), (1, 1), 1), strict=True))
     given |= dict(zip(names, args, strict=False)) | kwargs
     x, weight, bias, stride, padding, dilation, groups = given.values()
     plain = all(isinstance(value, tuple) for value in (stride, padding, dilation))
-    if not plain or x.device.type != "cpu" or x.dtype != torch.float32 or weight.nbytes > MOST_PACKED:
+    if not plain or x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     single = padding == (0, 0) and dilation == (1, 1) and groups == 1
-    few = out.numel() // out.shape[1] <= FEW_PIXELS and weight.nbytes <= FEW_BYTES
+    pixels, large = out.numel() // out.shape[1], weight.nbytes > MOST_PACKED
     rows = single and x.is_contiguous(memory_format=torch.channels_last)
-    point = weight.shape[2:] == (1, 1) and stride == (1, 1)
     kernel = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
     call: tuple[Any, tuple[Any, ...]]
-    if rows and (point or few):
+    if rows and weight.shape[2:] == (1, 1) and stride == (1, 1):
+        call = _of_points, (x, weight.flatten(1), bias)
+    elif large and rows and 2 * pixels <= len(weight) and weight.is_contiguous():
+        # gathering takes as much as there are pixels, oneDNN's order as much as there are channels of the output
+        call = _of_weights, (x, weight.flatten(1), bias, weight.shape[2:], stride)
+    elif large:
+        return None
+    elif rows and pixels <= FEW_PIXELS and weight.nbytes <= FEW_BYTES:
         flat = _ordered(kept, (id(weight),), weight, lambda: weight.permute(0, 2, 3, 1).flatten(1).contiguous())
-        call = (_of_points, (x, flat, bias)) if point else (_of_rows, (x, flat, bias, weight.shape[2:], stride))
+        call = _of_rows, (x, flat, bias, weight.shape[2:], stride)
     elif kernel is not None:
         shape = (list(padding), list(stride), list(dilation), groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -240,6 +247,14 @@ def _of_rows(
     return functional.linear(seen.flatten(3), weight, bias).permute(0, 3, 1, 2)
 
 
-MOST_PACKED = 2**21  # bytes of a weight; larger ones belong to networks whose windows take longer than that
+def _of_weights(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """Convolve without padding; *weight* is (out, in * height * width) of the kernel, as torch has it in memory."""
+    seen = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
+    return functional.linear(seen.permute(0, 2, 3, 1, 4, 5).flatten(3), weight, bias).permute(0, 3, 1, 2)
+
+
+MOST_PACKED = 2**21  # bytes of a weight that is brought into an order
 FEW_PIXELS, FEW_BYTES = 80, 2**19  # of the output, and of the weight: below both a plain product is sooner done
 _DIVISIONS = {torch.Tensor.__truediv__, torch.Tensor.div, torch.div, torch.true_divide}

@@ -22,13 +22,18 @@ FIRST, LAST = torch.contiguous_format, torch.channels_last
         ((2, 8, 5, 5), (12, 2, 3, 3), {"groups": 4}),
         ((2, 8, 40, 40), (12, 8, 3, 3), {}),
         ((2, 3, 1, 1), (5, 3, 1, 1), {}),
+        ((2, 800, 5, 4), (700, 800, 1, 1), {}),
+        ((1, 260, 6, 5), (250, 260, 3, 3), {}),
+        ((2, 260, 9, 7), (250, 260, 3, 3), {"stride": (2, 2)}),
+        ((1, 260, 40, 30), (250, 260, 3, 3), {}),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolutions_are_played_as_torch_does_them(shape, weight, options, bias, layout):
     torch.manual_seed(0)
-    kernel, offset = torch.randn(weight), torch.randn(weight[0]) if bias else None
+    kernel = torch.randn(weight) / torch.Size(weight[1:]).numel() ** 0.5
+    offset = torch.randn(weight[0]) if bias else None
     first, then = (torch.randn(shape).to(memory_format=layout) for _ in range(2))
 
     def convolved(x):
