@@ -82,6 +82,29 @@ def test_knobs_write_the_recipe_and_presets_set_the_knobs(page: "Page"):
     assert page.locator("#first-every").count() == 0
 
 
+def test_a_typed_recipe_sets_the_knobs_and_stays_as_typed(page: "Page"):
+    for text, first, second in (
+        ("guidance-adapter:after=0.2 + ab-cache:every=3", "Guidance adapter", "AB-Cache"),
+        ("ab-cache:every=5", "AB-Cache", "none"),
+        ("fast", "Fitted cache", "none"),
+        ("balanced", "Fitted cache", "none"),
+    ):
+        page.fill("#recipe textarea, #recipe input", text)
+        page.press("#recipe textarea, #recipe input", "Tab")
+        _until(page, f"document.querySelector('#first input').value.startsWith('{first}')")
+        _until(page, f"document.querySelector('#second input').value.startsWith('{second}')")
+        if "=" in text:
+            slot, value = "second" if "+" in text else "first", text.rpartition("=")[2]
+            _until(page, f"document.querySelector('#{slot}-every input')?.value === '{value}'")
+        _recipe_becomes(page, text)
+    page.fill("#recipe textarea, #recipe input", "ab-cash")
+    page.press("#recipe textarea, #recipe input", "Tab")
+    page.wait_for_timeout(1000)
+    _recipe_becomes(page, "ab-cash")  # for a run to say what is wrong with it
+    page.fill("#recipe textarea, #recipe input", "balanced")
+    page.press("#recipe textarea, #recipe input", "Tab")
+
+
 def test_a_preset_follows_the_model(page: "Page"):
     knob = "document.querySelector('#first-mask textarea, #first-mask input')"
     for model, title in (("pocket-unet", "Pocket UNet"), ("pocket-dit", "Pocket DiT")):

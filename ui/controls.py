@@ -184,14 +184,18 @@ def _wire(made: Controls) -> None:
     gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
     picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
     made.preset.input(_pick, [made.preset, made.model], [*picked, *parts], queue=False, **QUIET)
+    typed = [made.recipe.blur, made.recipe.submit]
+    gr.on(typed, _typed, [made.recipe, made.model], [*picked, *parts], queue=False, **QUIET)
     made.recipe.change(_preset_of, [made.recipe, made.model], made.preset, queue=False, **QUIET)
     others = [made.preset, made.named, *picked, *parts]
     made.model.change(_other_model, [made.model, made.preset, made.recipe], others, queue=False, **QUIET)
 
 
 def _begin(chosen: str, wanted: str) -> str:
-    """Return the part of the recipe that a slot starts with."""
-    return "" if chosen == NONE else str(_start(chosen, wanted))
+    """Return the part of the recipe that a slot starts with; what was typed stays as it was typed."""
+    if chosen == NONE:
+        return ""
+    return wanted if wanted.partition(":")[0].strip() == chosen else str(_start(chosen, ""))
 
 
 def _shipped(model: Any) -> dict[str, str]:
@@ -203,13 +207,28 @@ def _shipped(model: Any) -> dict[str, str]:
 
 def _pick(preset: str, model: Any) -> list[Any]:
     """Set both slots, and their parts of the recipe, as a model's preset wants them."""
+    known = _shipped(model)
+    return _slots(known[preset]) if preset in known else [gr.skip()] * 6
+
+
+def _typed(recipe: str, model: Any) -> list[Any]:
+    """Set both slots as a typed recipe wants them, if they have room for it; what is wrong with it a run will say."""
+    from deadheat import DeadheatError
+
+    try:
+        return _slots(_shipped(model).get(recipe, recipe))
+    except DeadheatError:
+        return [gr.skip()] * 6
+
+
+def _slots(recipe: str) -> list[Any]:
     from deadheat import Recipe
 
-    if preset not in (known := _shipped(model)):
+    names = [accelerator.name for accelerator in Recipe.parse(recipe).accelerators]
+    if len(names) > 2:
         return [gr.skip()] * 6
-    parts = [*Recipe.parse(known[preset]).accelerators, None][:2]
-    texts = [str(part) if part else "" for part in parts]
-    return [value for part in parts for value in ((part.name, str(part)) if part else (NONE, ""))] + texts
+    names, texts = [*names, NONE][:2], [*map(str.strip, recipe.split("+")), ""][:2]  # as typed
+    return [names[0], texts[0], names[1], texts[1], *texts]
 
 
 def _preset_of(recipe: str, model: Any) -> Any:
