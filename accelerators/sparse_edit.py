@@ -20,7 +20,6 @@ from ..pipelines import (
     around_tokens,
     denoisers,
     family,
-    layout,
     token_grids,
     unlike_unet,
     unwindowed,
@@ -166,10 +165,7 @@ class _Windowed:
             return out
         frame = self.windows.frame(size, box, call.latents.device)
         reads = frame.reads(notes, call.latents)
-        part = replace(
-            call,
-            kwargs=call.kwargs | {call.first: box.of(call.latents).contiguous(memory_format=layout(call.latents))},
-        )
+        part = replace(call, kwargs=call.kwargs | {call.first: frame.window(call.latents)})
         self.link.note("partial", f"{box.area} of {size[0] * size[1]} latent pixels")
         out = notes.out.clone()
         box.of(out).copy_(self.windows.run(lambda: network(part), frame, reads))

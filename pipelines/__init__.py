@@ -73,7 +73,7 @@ from .twins import twin
 from .undo import Undo
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
-from .window_frames import Frame, Notes, layout
+from .window_frames import Frame, Notes
 from .windows import Windows, unwindowed
 
 __all__ = [
@@ -183,7 +183,6 @@ __all__ = [
     "ignored_words",
     "inserted",
     "known_model",
-    "layout",
     "levels",
     "levels_of",
     "load",

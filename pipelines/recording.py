@@ -14,7 +14,7 @@ from .call import Around, Call, Link, Network
 from .stage import Stage
 from .tape import Tape, hooked
 from .undo import Undo
-from .window_frames import Frame, Notes, layout
+from .window_frames import Frame, Notes
 from .windows import Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -133,8 +133,7 @@ class UNetRecording:
         out, tokens = notes.out.to(call.latents.dtype, copy=True), notes.read_tokens(call.latents, step.room)
         for frame in frames:
             reads = frame.reads(notes, call.latents, tokens)
-            window = frame.box.of(call.latents).contiguous(memory_format=layout(call.latents))
-            part = replace(call, kwargs=call.kwargs | {call.first: window})
+            part = replace(call, kwargs=call.kwargs | {call.first: frame.window(call.latents)})
             found = (
                 self._played(part, network, frame, reads)
                 if step.taped

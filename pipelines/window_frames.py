@@ -156,6 +156,10 @@ class Frame:
     cuts: Mapping[str, Cut]
     rows: Mapping[str, Tensor]
 
+    def window(self, latents: Tensor) -> Tensor:
+        """Return the window of latents (B, C, H, W), in memory of its own."""
+        return self.box.of(latents).contiguous(memory_format=layout(latents))
+
     def reads(self, notes: Notes, like: Tensor, tokens: Mapping[str, Tensor] | None = None) -> Reads:
         """Return what the layers read around the window, of the dtype and on the device of *like*.
 
