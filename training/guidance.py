@@ -6,7 +6,8 @@
 
 Records guided pictures (`trajectories.py`), trains the adapter on them, compares it with real guidance and with none
 on prompts that it has not seen, and writes `OUT/guidance-adapter`. The same command goes on wherever it stopped. While
-it trains only the denoiser is in memory, once: it is the teacher's body and the pupil's.
+it trains only the denoiser is in memory, once: it is the teacher's body and the pupil's. With `--init` an adapter is
+trained on, and learns from as many runs again that it has led itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,9 @@ def recorded(options: argparse.Namespace) -> None:
     pipe = load(options.model, device=options.device)
     plan = Plan(options.steps, options.pictures, options.scales, options.size, options.set)
     record(pipe, captions(options, options.prompts, "for guidance"), plan, options.out / "recorded")
+    if options.init:
+        words = captions(options, options.prompts, "along an adapter")
+        record(pipe, words, replace(plan, seed=500_000), options.out / "along", along=options.init)
     sizes = options.size[-1:]
     held = Plan(options.steps, options.pictures, options.scales, sizes, options.set, seed=1_000_000)
     record(pipe, captions(options, 2 * options.pictures, HELD_OUT), held, options.out / "held")
@@ -166,7 +171,8 @@ def trained(options: argparse.Namespace) -> Path:
         adapter.load_state_dict(load_adapter(options.init)[0].float().state_dict())
     base, network = base_of(pipe), the_network(pipe)
     del pipe  # text encoders and autoencoder go
-    data = [Trajectories(options.out / part, options.scales, options.device) for part in ("recorded", "held")]
+    known = [options.out / part for part in (("recorded", "along") if options.init else ("recorded",))]
+    data = [Trajectories(options.scales, *part, device=options.device) for part in (known, [options.out / "held"])]
     share = sum(p.numel() for p in adapter.parameters()) / sum(p.numel() for p in network.parameters())
     print(f"{options.kind} adapter of width {options.width}: {100 * share:.2f} % of the denoiser's parameters")
     budget = Budget(options.samples, options.batch, options.lr, average=options.average, every=options.every)
@@ -285,7 +291,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scales", type=float, nargs=2, default=(1.0, 8.0), help="smallest and largest guidance")
     parser.add_argument("--size", type=_size, action="append", help="WIDTHxHEIGHT, several in turn, the largest last")
     parser.add_argument("--set", type=_argument, action="append", default=[], help="NAME=JSON for the pipeline's call")
-    parser.add_argument("--init", type=Path, help="an adapter to begin from, as of the model before it was trained on")
+    parser.add_argument("--init", type=Path, help="an adapter to begin from, and to lead half of the recorded runs")
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
     parser.add_argument("--width", type=int, default=25, help="channels inside the adapter")
     parser.add_argument("--samples", type=int, default=24_000, help="states to train on, repeats included")

@@ -1,7 +1,9 @@
 """Records guided pictures as they come about: at each step what the denoiser was asked, and what both halves said.
 
 No data set is needed, and no teacher afterwards: from both halves u and c the guided prediction u + w (c - u) follows
-for every scale near the one that the picture was made with.
+for every scale near the one that the picture was made with. An adapter that guides a run itself meets states that real
+guidance never leads to, for what is missing adds up: runs can be recorded along an adapter, too (after Ross et al.
+2011, https://arxiv.org/abs/1011.0686).
 """
 
 from __future__ import annotations
@@ -9,12 +11,27 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from deadheat.pipelines import PAIR, Around, Call, Link, Network, call_arguments, family, staged
+from deadheat.pipelines import (
+    PAIR,
+    Adapter,
+    Around,
+    Call,
+    Link,
+    Network,
+    Now,
+    call_arguments,
+    family,
+    inserted,
+    load_adapter,
+    staged,
+    the_network,
+)
 from torch import Tensor
 
 from .loop import atomically
@@ -51,11 +68,22 @@ class Plan:
         return low + (high - low) * (number * _GOLDEN % 1), max(1, steps), self.sizes[number % len(self.sizes)]
 
 
-def record(pipe: Any, prompts: Sequence[str], plan: Plan, out: Path, say: Callable[[str], None] = print) -> None:
-    """Write a file for each batch of prompts; those that are there already are not made again."""
+def record(
+    pipe: Any,
+    prompts: Sequence[str],
+    plan: Plan,
+    out: Path,
+    say: Callable[[str], None] = print,
+    along: Path | None = None,
+) -> None:
+    """Write a file for each batch of prompts; those that are there already are not made again.
+
+    Real guidance leads from step to step, or the adapter in the folder *along*.
+    """
     out.mkdir(parents=True, exist_ok=True)
     about = out / "plan.json"
-    asked = json.dumps({**vars(plan), "prompts": list(prompts)}, default=str)
+    asked = json.dumps({**vars(plan), "prompts": list(prompts)} | ({"along": along} if along else {}), default=str)
+    leads = load_adapter(along)[0].to(pipe.device, next(the_network(pipe).parameters()).dtype) if along else None
     if about.exists() and about.read_text() != asked:
         raise SystemExit(f"{out} holds pictures recorded with other settings: give another --out, or remove it")
     about.write_text(asked)
@@ -63,16 +91,20 @@ def record(pipe: Any, prompts: Sequence[str], plan: Plan, out: Path, say: Callab
     for number, words in enumerate(batches):
         file = out / f"{number:05}.pt"
         if not file.exists():
-            shard = _guided(pipe, words, plan, number)
+            shard = _guided(pipe, words, plan, number, leads)
             atomically(file, lambda path, shard=shard: torch.save(shard, path))  # type: ignore[misc]
             say(f"recorded {number + 1}/{len(batches)} batches, scale {shard['scale']:.2f}")
 
 
-def _guided(pipe: Any, words: list[str], plan: Plan, number: int) -> dict[str, Any]:
+def _guided(pipe: Any, words: list[str], plan: Plan, number: int, leads: Adapter | None) -> dict[str, Any]:
     scale, steps, size = plan.batch_of(number)
-    seen = _Seen()
     given = guided_arguments(pipe, scale, prompt=words, steps=steps, size=size, seed=plan.seed + number)
-    with staged(pipe) as stage, stage.around_denoiser(seen.start):
+    with ExitStack() as stack:
+        led = None
+        if leads is not None:
+            led = _Led(leads, stack.enter_context(inserted(the_network(pipe), leads)), scale)
+        seen, stage = _Seen(led), stack.enter_context(staged(pipe))
+        stack.enter_context(stage.around_denoiser(seen.start))
         pipe(**{**given, "output_type": "latent", **plan.extra})
     return seen.shard(scale, len(words))
 
@@ -85,24 +117,46 @@ def guided_arguments(pipe: Any, scale: float, **wanted: Any) -> dict[str, Any]:
     return call_arguments(pipe, **wanted) | {family(pipe).scale: scale} | against
 
 
+@dataclass(frozen=True)
+class _Led:
+    """An adapter that guides the run in place of real guidance."""
+
+    adapter: Adapter
+    now: Now
+    scale: float
+
+    def guided(self, call: Call, network: Network) -> Tensor:
+        """Return what it makes of a conditional call."""
+        self.now.told = self.adapter.told(torch.full((call.batch,), self.scale), call.kwargs)
+        try:
+            return network(call)
+        finally:
+            self.now.told = None
+
+
 class _Seen:
     """The conditional calls of a run, and what both halves gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, led: _Led | None) -> None:
+        self.led = led
         self.given: dict[str, Any] = {}
         self.first = ""
         self.states: list[dict[str, Tensor]] = []
-        self.waits: tuple[Call, Tensor] | None = None
+        self.waits: tuple[Call, Tensor, Tensor] | None = None
 
     def start(self, link: Link) -> Around:
         def around(call: Call, network: Network) -> Tensor:
             out = network(call)
             if call.branches == PAIR:
-                self._keep(call.conditional(), *out.chunk(2))
-            elif call.branches == ("cond",):
-                self.waits = (call, out)
-            elif call.branches == ("uncond",) and self.waits is not None:
+                asked = call.conditional()
+                self._keep(asked, *out.chunk(2))
+                return out if self.led is None else torch.cat([self.led.guided(asked, network)] * 2)
+            if call.branches == ("cond",):
+                self.waits = (call, out, out if self.led is None else self.led.guided(call, network))
+                return self.waits[2]
+            if call.branches == ("uncond",) and self.waits is not None:
                 self._keep(self.waits[0], out, self.waits[1])
+                return out if self.led is None else self.waits[2]  # both halves alike: the scale adds nothing
             return out
 
         return around
@@ -150,9 +204,9 @@ class Batch:
 class Trajectories:
     """What was recorded, read from disk as it is needed."""
 
-    def __init__(self, folder: Path, scales: tuple[float, float], device: str = "cpu") -> None:
+    def __init__(self, scales: tuple[float, float], *folders: Path, device: str = "cpu") -> None:
         self.scales, self.device = scales, device
-        files = sorted(folder.glob("*.pt"))
+        files = [file for folder in folders for file in sorted(folder.glob("*.pt"))]
         self.shards = [torch.load(file, mmap=True, weights_only=True) for file in files]
         self.groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         for shard in self.shards:

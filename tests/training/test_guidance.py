@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from training import guidance
 from training.loop import Budget, fit
 from training.trajectories import Plan, Trajectories, guided_arguments, record
 
-from ..adapters import random_adapter
+from ..adapters import random_adapter, saved
 from ..families import FAMILIES, leftovers
 
 SCALES = (1.0, 8.0)
@@ -32,20 +33,52 @@ def test_what_is_recorded_is_what_the_solver_got(on: str, tmp_path):
     pipe, wanted = FAMILIES[on].build(), plan(on)
     record(pipe, WORDS[:2], wanted, tmp_path, quiet)
     shard = torch.load(tmp_path / "00000.pt", weights_only=True)
-    scale, steps, size = wanted.batch_of(0)
-    seen = []
-
-    def watch(now, solve):
-        seen.append(now.prediction)
-        return solve(now)
-
-    call = guided_arguments(pipe, scale, prompt=WORDS[:2], steps=steps, size=size, seed=0)
-    with staged(pipe) as stage, stage.around_solver(watch):
-        pipe(**{**call, "output_type": "latent", **wanted.extra})
+    scale, steps, _ = wanted.batch_of(0)
+    seen = drawn_by_itself(pipe, scale, wanted)
     guided = shard["uncond"].float() + scale * (shard["cond"].float() - shard["uncond"].float())
     assert shard["scale"] == scale > 1
-    assert len(seen) == len(guided) == steps
-    assert torch.allclose(torch.stack(seen), guided, atol=2e-2)
+    assert len(seen["prediction"]) == len(guided) == steps
+    assert torch.allclose(seen["prediction"], guided, atol=2e-2)
+
+
+def drawn_by_itself(pipe, scale: float, plan: Plan) -> dict[str, torch.Tensor]:
+    """The latents and predictions that the solver meets in the first batch of a plan, when nothing records."""
+    seen = {"latents": [], "prediction": []}
+
+    def watch(now, solve):
+        seen["latents"].append(now.latents)
+        seen["prediction"].append(now.prediction)
+        return solve(now)
+
+    _, steps, size = plan.batch_of(0)
+    call = guided_arguments(pipe, scale, prompt=WORDS[:2], steps=steps, size=size, seed=0)
+    with staged(pipe) as stage, stage.around_solver(watch):
+        pipe(**{**call, "output_type": "latent", **plan.extra})
+    return {name: torch.stack(parts) for name, parts in seen.items()}
+
+
+@pytest.mark.parametrize("on", ["sd15", "sd3", "flux", "wan"])
+def test_an_adapter_leads_and_real_guidance_is_recorded(on: str, tmp_path):
+    pipe, wanted = FAMILIES[on].build(), plan(on)
+    clean = leftovers(pipe)
+    record(pipe, WORDS[:2], wanted, tmp_path / "led", quiet, along=Path(saved(pipe, tmp_path / "adapter")))
+    assert leftovers(pipe) == clean
+    record(pipe, WORDS[:2], wanted, tmp_path / "real", quiet)
+    led, real = (torch.load(tmp_path / name / "00000.pt", weights_only=True) for name in ("led", "real"))
+    adapter = load_adapter(tmp_path / "adapter")[0]
+    with guidance.guided_by(pipe, adapter, led["scale"]):
+        seen = drawn_by_itself(pipe, 1.0, wanted)
+    apart = {name: (shard["latents"] - seen["latents"]).abs().max() for name, shard in (("led", led), ("real", real))}
+    assert apart["led"] < 2e-2
+    assert apart["led"] < apart["real"] / 2
+    for half in ("cond", "uncond"):  # the first state is the same noise, whoever leads from there
+        assert torch.allclose(led[half][0], real[half][0], atol=1e-2)
+    states = Trajectories(SCALES, tmp_path / "led").sample(random.Random(0), 4, spread=0.0)
+    with torch.no_grad():
+        out = the_network(pipe)(**{**states.kwargs, "return_dict": False})[0]
+    assert torch.allclose(out, states.cond, atol=2e-2)
+    with pytest.raises(SystemExit, match="other settings"):
+        record(pipe, WORDS[:2], wanted, tmp_path / "led", quiet)
 
 
 def test_recording_goes_on_where_it_stopped(tmp_path):
@@ -65,7 +98,7 @@ def test_recording_goes_on_where_it_stopped(tmp_path):
 def test_a_batch_holds_what_the_denoiser_was_given(on: str, tmp_path):
     pipe = FAMILIES[on].build()
     record(pipe, WORDS[:4], plan(on), tmp_path, quiet)
-    data = Trajectories(tmp_path, SCALES)
+    data = Trajectories(SCALES, tmp_path)
     states = data.sample(random.Random(0), 6, spread=0.0)
     with torch.no_grad():
         out = the_network(pipe)(**{**states.kwargs, "return_dict": False})[0]
@@ -76,7 +109,7 @@ def test_a_batch_holds_what_the_denoiser_was_given(on: str, tmp_path):
 def test_small_pictures_come_first(tmp_path):
     pipe = FAMILIES["sd15"].build()
     record(pipe, WORDS[:4], plan("sd15", sizes=((32, 32), (64, 64))), tmp_path, quiet)
-    data, rng = Trajectories(tmp_path, SCALES), random.Random(0)
+    data, rng = Trajectories(SCALES, tmp_path), random.Random(0)
     sizes = {done: [len(data.sample(rng, 2, done).scale) for _ in range(40)] for done in (0.0, 1.0)}
     assert set(sizes[0.0]) == {2, 6}
     assert sizes[0.0].count(6) > 25 > 15 > sizes[1.0].count(6)
@@ -89,7 +122,7 @@ def test_it_learns_and_leaves_the_base_alone(tmp_path):
     before = {name: value.clone() for name, value in the_network(pipe).state_dict().items()}
     torch.manual_seed(0)
     adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
-    data = [Trajectories(tmp_path / name, SCALES) for name in ("recorded", "held")]
+    data = [Trajectories(SCALES, tmp_path / name) for name in ("recorded", "held")]
     clean = leftovers(pipe)
     with inserted(the_network(pipe), adapter) as now:
         part = guidance.GuidancePart(the_network(pipe), adapter, now, *data)
@@ -106,7 +139,7 @@ def test_it_learns_and_leaves_the_base_alone(tmp_path):
 def test_a_base_in_half_precision_is_taught_in_full(on: str, tmp_path):
     pipe = FAMILIES[on].build().to(torch.bfloat16)
     record(pipe, WORDS[:2], plan(on), tmp_path, quiet)
-    data = Trajectories(tmp_path, SCALES)
+    data = Trajectories(SCALES, tmp_path)
     adapter = Adapter(adapter_shape(pipe, "gated", 8, SCALES))
     with inserted(the_network(pipe), adapter) as now:
         part = guidance.GuidancePart(the_network(pipe), adapter, now, data, data)
@@ -120,7 +153,7 @@ def test_blocks_that_run_again_meet_the_same_residuals(on: str, tmp_path):
     """Gradient checkpointing, which training on a GPU turns on, changes no gradient."""
     pipe = FAMILIES[on].build()
     record(pipe, WORDS[:2], plan(on), tmp_path, quiet)
-    data, adapter = Trajectories(tmp_path, SCALES), random_adapter(pipe)
+    data, adapter = Trajectories(SCALES, tmp_path), random_adapter(pipe)
     gradients = []
     with inserted(the_network(pipe), adapter) as now:
         part = guidance.GuidancePart(the_network(pipe), adapter, now, data, data)
@@ -162,6 +195,7 @@ def test_the_command_trains_writes_and_resumes(on: str, tmp_path, capsys):
     again = [*command, "--init", str(folder), "--lr=0"]
     again[again.index("--out") + 1] = str(tmp_path / "again")
     guidance.main(again)
+    assert len(list((tmp_path / "again" / "along").glob("*.pt"))) == 1
     begun, first = (load_adapter(part)[0].state_dict() for part in (tmp_path / "again" / "guidance-adapter", folder))
     assert all(torch.equal(begun[name], first[name]) for name in first)
     assert "begun from an earlier adapter" in (tmp_path / "again" / "guidance-adapter" / "README.md").read_text()
