@@ -74,6 +74,7 @@ def record(
     plan: Plan,
     out: Path,
     say: Callable[[str], None] = print,
+    *,
     along: Path | None = None,
 ) -> None:
     """Write a file for each batch of prompts; those that are there already are not made again.
