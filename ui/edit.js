@@ -110,7 +110,7 @@ function estimate() {
   one(".de-redo").disabled = !strokes.length;
   root.dataset.painted = p.count;
   if (!p.count) return say("Nothing is painted yet.");
-  say(make("b", "", percent(p.area)), " of the pixels painted, ", make("b", "", percent(active / p.flags.length)), " of the cells computed.");
+  say(make("b", "", percent(p.area)), " of the pixels painted, ", make("b", "", percent(active / p.flags.length)), " of the cells touched.");
 }
 function say(...parts) { fill(one(".de-share"), ...parts); }
 function paper() {

@@ -11,6 +11,7 @@ from . import jobs
 from .controls import Controls, model_choice
 from .page import MODEL, PRIVATE, friendly
 from .settings import check_model, offered
+from .view import threads_text
 
 HERE = Path(__file__).parent
 START = "pocket-dit"
@@ -131,6 +132,6 @@ def _cards(facts: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "label": "Runs in",
             "value": f"{facts['dtype']} on {facts['device']}",
-            "said": [facts["system"].get("memory", "all-on-device").replace("-", " "), f"{facts['threads']} threads"],
+            "said": [facts["system"].get("memory", "all-on-device").replace("-", " "), threads_text(facts["threads"])],
         },
     ]

@@ -51,8 +51,12 @@ def about(comparison: Any, lane: Any) -> str:
 def hardware_text(environment: dict[str, Any]) -> str:
     """Name the hardware in a few words."""
     hardware, pipeline = environment["hardware"], environment["pipeline"]
-    threads = pipeline["threads"]
-    return hardware["gpu"] or f"{hardware['processor']}, {threads} thread{'s' * (threads > 1)}"
+    return hardware["gpu"] or f"{hardware['processor']}, {threads_text(pipeline['threads'])}"
+
+
+def threads_text(count: int) -> str:
+    """Say a number of threads."""
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def psnr_text(value: float | None) -> str:
