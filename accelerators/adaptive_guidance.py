@@ -68,7 +68,8 @@ class AdaptiveGuidance(LessGuidance):
         pair = [uncond.float(), cond.float()]
         if self.of == "clean":
             given = call.latents if isinstance(call.latents, Tensor) else torch.stack(call.latents)
-            pair = [clean(stage.pipe.scheduler, call.sigma, given[-len(part) :], part) for part in pair]
+            sign = stage.family.sign
+            pair = [clean(stage.pipe.scheduler, call.sigma, given[-len(part) :], sign * part) for part in pair]
         return float(torch.cosine_similarity(pair[0].flatten(1), pair[1].flatten(1)).min())
 
 

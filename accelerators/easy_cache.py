@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..pipelines import PAIR, Call, KnobError, guidance_scale
+from ..pipelines import MIXED, PAIR, Call, KnobError, combined, guidance_scale, keeps_length
 from .knobs import knob
 from .output_cache import PLACES, OutputCache
 from .recollection import Memory, Rule
@@ -138,12 +138,15 @@ class _Moved(Rule):
     def _judged(self, call: Call, out: Tensor) -> Tensor | None:
         """Return the output that decides, as far as this step has given it; None if nothing has yet."""
         if self.cache.judges == "conditional":
-            return _conditional(call, out) if "cond" in call.branches else None
+            return _conditional(call, out) if "cond" in call.branches or call.branches == MIXED else None
+        if call.branches == MIXED:
+            return out
         self.memory.update(zip(call.branches, out.chunk(len(call.branches)), strict=True))
         cond, uncond = self.memory.get("cond"), self.memory.get("uncond")
         if cond is None or uncond is None:
             return cond
-        return uncond + guidance_scale(call.run.pipe) * (cond - uncond)
+        pipe = call.run.pipe
+        return combined(uncond, cond, guidance_scale(pipe), keeps_length(pipe))
 
 
 def _conditional(call: Call, batch: Tensor) -> Tensor:

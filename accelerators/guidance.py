@@ -14,7 +14,10 @@ from .base import Accelerator
 
 Memory = dict[str, Any]
 
-UNGUIDED = "met no guidance to leave out (guidance scale 1, or a model with guidance distilled into it)"
+UNGUIDED = (
+    "met no guidance to leave out (guidance scale 1, a model with guidance distilled into it, or guidance of more "
+    "than two halves)"
+)
 
 
 @dataclass

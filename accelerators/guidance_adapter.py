@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..pipelines import (
+    PAIR,
     Adapter,
     Call,
     Link,
@@ -117,6 +118,11 @@ class _Telling:
 
     def __call__(self, call: Call, network: Network) -> Tensor:
         scale = guidance_scale(self.stage.pipe)
+        if scale > 1 and call.branches not in {PAIR, ("uncond",), ("cond",)} and not self.method.guides(call.progress):
+            self.link.warn(
+                f"{self.method.name} stands in for classifier-free guidance alone: beside what else guides here "
+                "(skipped layers, perturbed attention, an image), the picture is another than with real guidance"
+            )
         if scale <= 1 or call.branches != ("cond",) or self.method.guides(call.progress):
             return network(call)
         self._warn(scale)
@@ -134,13 +140,15 @@ class _Telling:
         if self.warned:
             return
         self.warned = True
-        negative, (low, high) = asked(self.stage.pipe, "negative_prompt"), self.adapter.shape.scales
-        if any(negative) if isinstance(negative, list) else negative:
-            part = " where it guides" if self.method.after else ""
+        low, high = self.adapter.shape.scales
+        part = " where it guides" if self.method.after else ""
+        if self.stage.negative:
             self.link.warn(
                 f"{self.method.name} never asks what the negative prompt says, so the negative prompt has no "
                 f"effect{part}; leave it out, or use real guidance"
             )
+        if asked(self.stage.pipe, "guidance_rescale"):
+            self.link.warn(f"guidance_rescale has no effect{part}: {self.method.name} leaves nothing to rescale")
         if not low <= scale <= high:
             self.link.warn(
                 f"{self.method.name} was trained for guidance scales from {low:g} to {high:g}: {scale:g} is outside"

@@ -12,7 +12,7 @@ from .adapters import (
     the_network,
     why_no_adapter,
 )
-from .asked import asked, guidance_scale
+from .asked import asked, combined, guidance_scale, keeps_length
 from .attention import (
     ImageTokens,
     SelfAttention,
@@ -23,7 +23,7 @@ from .attention import (
 )
 from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
-from .call import PAIR, Around, Call, Link, Network, SolverStep
+from .call import MIXED, PAIR, Around, Call, Link, Network, SolverStep
 from .calling import call_arguments, check_size, pictures, preview
 from .codec import Codec, Decoded
 from .errors import (
@@ -82,6 +82,7 @@ __all__ = [
     "DTYPES",
     "FAMILIES",
     "KINDS",
+    "MIXED",
     "MOST_NOISE",
     "PAIR",
     "POCKET",
@@ -167,6 +168,7 @@ __all__ = [
     "check_name",
     "check_size",
     "clean",
+    "combined",
     "crosses",
     "denoisers",
     "describe",
@@ -182,6 +184,7 @@ __all__ = [
     "hub_id",
     "ignored_words",
     "inserted",
+    "keeps_length",
     "known_model",
     "levels",
     "levels_of",

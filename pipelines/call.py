@@ -9,6 +9,7 @@ from torch import Tensor
 from .run import Action, Run
 
 PAIR = ("uncond", "cond")
+MIXED = ("mixed",)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Call:
         step: number of the step within the run, from 0.
         steps: number of steps of the run.
         sigma: noise level before the step, in the scheduler's own units.
-        branches: what the batch holds: ("uncond", "cond") for a batched guidance pair, else one name.
+        branches: what the batch holds: ("uncond", "cond") for a batched guidance pair, else one name. "mixed" has more
+            than the two halves (perturbed attention, an image as a second condition), "call 1" is a further call.
         batch: samples in the call.
         run: the run it belongs to.
     """

@@ -188,6 +188,8 @@ class Family:
         words: entry of the denoiser's configuration with the channels of the prompt's tokens.
         clock: what the denoiser's timestep counts up to.
         scale: the pipeline's argument with the guidance scale.
+        keeps_length: whether the guided prediction is made as long as the conditional one, unless the call forbids it.
+        sign: what the pipeline multiplies a prediction by for its scheduler.
     """
 
     name: str
@@ -201,6 +203,8 @@ class Family:
     words: str = "cross_attention_dim"
     clock: float = 1000.0
     scale: str = "guidance_scale"
+    keeps_length: bool = False
+    sign: int = 1
 
     @property
     def text(self) -> Literal["first", "last"] | None:
@@ -258,6 +262,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             words="joint_attention_dim",
             clock=1.0,
             scale="true_cfg_scale",
+            keeps_length=True,
         ),
         "PixArtTransformer2DModel": Family(
             "PixArt",
@@ -281,6 +286,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             final="norm_out",
             words="cap_feat_dim",
             clock=1.0,
+            keeps_length=True,
+            sign=-1,
         ),
         "WanTransformer3DModel": Family(
             "Wan",

@@ -17,7 +17,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from .asked import asked
-from .call import PAIR, Around, Call, Link, Solver, SolverStep, Start, Watcher
+from .call import MIXED, PAIR, Around, Call, Link, Solver, SolverStep, Start, Watcher
 from .errors import UnsupportedError
 from .families import Family, denoisers, family
 from .load import model_name
@@ -52,6 +52,7 @@ class Stage:
     _open: bool = False
     _asked_in_step: int = 0
     _cfg: bool | None = None
+    _negative: bool = False
     _paired: dict[int, bool] = field(default_factory=dict)
     _told: int | None = None
 
@@ -73,6 +74,14 @@ class Stage:
     def watch(self, watcher: Watcher) -> AbstractContextManager[None]:
         """Show *watcher* the run and the new latents after every step; it may raise ``Cancelled``."""
         return _listed(self._watchers, watcher)
+
+    @property
+    def negative(self) -> bool:
+        """Whether the call that is going on was given a negative prompt, as words or as embeddings."""
+        names = ["negative_prompt", "negative_prompt_2", "negative_prompt_3"]
+        if self.family.scale == "true_cfg_scale":  # their text encoders are not told which prompt is the negative one
+            names.append("negative_prompt_embeds")
+        return self._negative or any(_says(asked(self.pipe, name)) for name in names)
 
     @property
     def coming(self) -> int | None:
@@ -140,6 +149,7 @@ class Stage:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             self._cfg = bound.arguments.get("do_classifier_free_guidance")
+            self._negative = any(_says(v) for k, v in bound.arguments.items() if k.startswith("negative_prompt"))
             return encode_prompt(*args, **kwargs)
 
         return wrapped
@@ -188,18 +198,19 @@ class Stage:
         nth = self._asked_in_step
         if self.family.guidance == "separate":
             return PAIR[::-1][nth : nth + 1] or (f"call {nth}",)
-        if self.family.guidance == "batched" and nth == 0 and self._pairs(latents):
-            return PAIR
-        return ("cond",) if nth == 0 else (f"call {nth}",)
+        if nth:
+            return (f"call {nth}",)
+        if self.family.guidance == "batched" and getattr(self.pipe, "do_classifier_free_guidance", self._cfg):
+            return PAIR if self._pairs(latents) else MIXED
+        return ("cond",)
 
     def _pairs(self, latents: Tensor) -> bool:
-        """Tell whether the batch is a guidance pair: guidance is on, and both halves are the same latents.
+        """Tell whether the batch is a guidance pair: both halves are the same latents.
 
         They are compared once for each size of batch in a run: a GPU has to wait for the answer.
         """
-        on = getattr(self.pipe, "do_classifier_free_guidance", self._cfg)
         half, odd = divmod(len(latents), 2)
-        if not on or odd:
+        if odd:
             return False
         if len(latents) not in self._paired:
             self._paired[len(latents)] = torch.equal(latents[:half], latents[half:])
@@ -216,6 +227,13 @@ def argument_names(module: nn.Module) -> list[str]:
 def call_point(module: nn.Module) -> str:
     """Name of the attribute through which *module* is called: a compiled module never reads its ``forward``."""
     return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+
+
+def _says(negative: Any) -> bool:
+    """Tell whether this is a negative prompt, or the embeddings of one."""
+    if isinstance(negative, list):
+        return any(map(_says, negative))
+    return bool(negative.strip()) if isinstance(negative, str) else negative is not None
 
 
 def _ignored(pipe: Any) -> tuple[str, ...]:

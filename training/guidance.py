@@ -17,7 +17,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from deadheat.pipelines import (
 from torch import Tensor, nn
 
 from .denoisers import prompts
-from .loop import Budget, fit
+from .loop import Budget, atomically, fit
 from .trajectories import Batch, Plan, Trajectories, guided_arguments, record
 
 HELD_OUT = "held out of guidance"
@@ -166,9 +166,15 @@ def trained(options: argparse.Namespace) -> Path:
     """Train the adapter, and write it; the folder."""
     pipe = load(options.model, device=options.device)
     torch.manual_seed(0)
-    adapter = Adapter(adapter_shape(pipe, options.kind, options.width, options.scales)).to(options.device)
+    shape = adapter_shape(pipe, options.kind, options.width, options.scales)
+    adapter = Adapter(shape).to(options.device)
     if options.init:
-        adapter.load_state_dict(load_adapter(options.init)[0].float().state_dict())
+        begun = load_adapter(options.init)[0]
+        if asdict(begun.shape) != asdict(shape):
+            apart = [name for name, value in asdict(shape).items() if asdict(begun.shape)[name] != value]
+            raise SystemExit(f"{options.init} is another adapter than the one asked for, in {', '.join(apart)}")
+        adapter.load_state_dict(begun.float().state_dict())
+    _same_as_before(options)
     base, network = base_of(pipe), the_network(pipe)
     del pipe  # text encoders and autoencoder go
     known = [options.out / part for part in (("recorded", "along") if options.init else ("recorded",))]
@@ -191,6 +197,22 @@ def trained(options: argparse.Namespace) -> Path:
     }
     save_adapter(best.half(), folder, base, facts)  # type: ignore[arg-type]
     return folder
+
+
+def _same_as_before(options: argparse.Namespace) -> None:
+    """Refuse to go on with a training that was begun with other options; only more samples may be asked for."""
+    asked = {name: getattr(options, name) for name in ("kind", "width", "init", "batch", "lr", "average")}
+    asked |= {"scales": list(options.scales), "init": str(options.init or "")}
+    about, samples = options.out / "training.json", options.samples
+    if about.exists():
+        before = json.loads(about.read_text())
+        most = before.pop("samples")
+        apart = [f"--{name} was {value}" for name, value in before.items() if asked[name] != value]
+        apart += [f"--samples was {most}"] if samples < most else []
+        if apart:
+            raise SystemExit(f"{options.out} holds another training ({', '.join(apart)}): give another --out")
+    text = json.dumps({**asked, "samples": samples})
+    atomically(about, lambda path: path.write_text(text))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Records guided pictures as they come about: at each step what the denoiser was asked, and what both halves said.
 
-No data set is needed, and no teacher afterwards: from both halves u and c the guided prediction u + w (c - u) follows
-for every scale near the one that the picture was made with. An adapter that guides a run itself meets states that real
+No data set is needed, and no teacher afterwards: from both halves the guided prediction follows for every scale near
+the one that the picture was made with. An adapter that guides a run itself meets states that real
 guidance never leads to, for what is missing adds up: runs can be recorded along an adapter, too (after Ross et al.
 2011, https://arxiv.org/abs/1011.0686).
 """
@@ -26,8 +26,10 @@ from deadheat.pipelines import (
     Network,
     Now,
     call_arguments,
+    combined,
     family,
     inserted,
+    keeps_length,
     load_adapter,
     staged,
     the_network,
@@ -142,6 +144,7 @@ class _Seen:
         self.led = led
         self.given: dict[str, Any] = {}
         self.first = ""
+        self.as_long = False
         self.states: list[dict[str, Tensor]] = []
         self.waits: tuple[Call, Tensor, Tensor] | None = None
 
@@ -164,7 +167,7 @@ class _Seen:
 
     def _keep(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
         if not self.given:
-            self.first = call.first
+            self.first, self.as_long = call.first, keeps_length(call.run.pipe)
             self.given = _copied({k: v for k, v in call.kwargs.items() if k not in (call.first, "timestep")})
         time = torch.as_tensor(call.kwargs["timestep"]).float()
         time = time.expand(call.batch) if time.ndim == 0 or len(time) == 1 else time
@@ -175,7 +178,8 @@ class _Seen:
         if not self.states:
             raise SystemExit("the pipeline ran without guidance, so there is nothing to learn")
         states = {name: torch.stack([state[name] for state in self.states]) for name in self.states[0]}
-        return {"scale": scale, "count": count, "first": self.first, "given": self.given, **states}
+        about = {"scale": scale, "count": count, "first": self.first, "as long": self.as_long, "given": self.given}
+        return about | states
 
 
 def _copied(tree: Any) -> Any:
@@ -210,8 +214,12 @@ class Trajectories:
         files = [file for folder in folders for file in sorted(folder.glob("*.pt"))]
         self.shards = [torch.load(file, mmap=True, weights_only=True) for file in files]
         self.groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self.alike: dict[
+            Any, list[dict[str, Any]]
+        ] = {}  # fit into a batch: Qwen-Image's prompts have their own lengths
         for shard in self.shards:
             self.groups.setdefault(tuple(shard["latents"].shape[2:]), []).append(shard)
+            self.alike.setdefault(_form(shard), []).append(shard)
         self.largest = max(torch.Size(shape).numel() for shape in self.groups)
 
     def sample(self, rng: random.Random, count: int, done: float = 0.5, spread: float = 0.5) -> Batch:
@@ -227,7 +235,9 @@ class Trajectories:
         else:
             shape = rng.choice([shape for shape in self.groups if shape not in small])
         count *= min(3, self.largest // torch.Size(shape).numel())
-        chosen = [rng.choice(self.groups[shape]) for _ in range(count)]
+        first_one = rng.choice(self.groups[shape])
+        alike = self.alike[_form(first_one)]
+        chosen = [first_one, *(rng.choice(alike) for _ in range(count - 1))]
         at = [(rng.randrange(len(shard["latents"])), rng.randrange(shard["count"])) for shard in chosen]
         low, high = self.scales
         near = [1 + (shard["scale"] - 1) * 2 ** rng.uniform(-spread, spread) for shard in chosen]
@@ -240,16 +250,32 @@ class Trajectories:
         rows = [(shard["given"], row, shard["count"]) for shard, (_, row) in zip(chosen, at, strict=True)]
         kwargs = {chosen[0]["first"]: stacked("latents"), "timestep": stacked("timestep"), **self._gathered(rows)}
         cond, uncond = stacked("cond"), stacked("uncond")
-        over = scale.view(-1, *[1] * (cond.ndim - 1))
-        return Batch(kwargs, scale, cond, uncond + over * (cond - uncond))
+        guided = combined(uncond, cond, scale.view(-1, *[1] * (cond.ndim - 1)), first_one.get("as long", False))
+        return Batch(kwargs, scale, cond, guided)
 
     def _gathered(self, rows: list[tuple[Any, int, int]]) -> Any:
-        """Take each state's row of every tensor that has a row for each picture; everything else is for all."""
+        """Take each state's row of all that has a row for each picture; everything else is for all."""
         first, _, count = rows[0]
         if isinstance(first, dict):
             return {key: self._gathered([(tree[key], row, n) for tree, row, n in rows]) for key in first}
+        if isinstance(first, list) and len(first) == count:
+            return [tree[row] for tree, row, _ in rows]
         if not isinstance(first, Tensor):
             return first
         if first.ndim and len(first) == count:
             first = torch.stack([tree[row] for tree, row, _ in rows])
         return (first.float() if first.is_floating_point() else first).to(self.device)
+
+
+def _form(shard: dict[str, Any]) -> Any:
+    """Return what the states of two recorded batches must have in common to stand in one call."""
+
+    def form(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return tuple((key, form(value)) for key, value in tree.items())
+        rows = isinstance(tree, (Tensor, list)) and len(tree) == shard["count"]
+        if isinstance(tree, Tensor):
+            return tuple(tree.shape[rows:])
+        return "each" if rows else repr(tree)
+
+    return tuple(shard["latents"].shape[2:]), form(shard["given"])

@@ -25,6 +25,7 @@ def likenesses(on: str, of: str) -> list[float]:
             out = network(call)
             for branch, part in zip(call.branches, out.chunk(len(call.branches)), strict=True):
                 x = call.latents[-len(part) :]
+                part = -part if on == "lumina2" else part  # as its pipeline does for the scheduler
                 found = part if of == "prediction" else clean(pipe.scheduler, call.sigma, x, part)
                 seen.setdefault(call.step, {})[branch] = found.flatten(1).double()
             return out
@@ -38,7 +39,8 @@ def likenesses(on: str, of: str) -> list[float]:
 
 @pytest.mark.parametrize(
     ("on", "of"),
-    [(on, of) for on in ("sd3", "sd15", "wan", "flux") for of in ("clean", "prediction")] + [("pixart", "prediction")],
+    [(on, of) for on in ("sd3", "sd15", "wan", "flux", "lumina2") for of in ("clean", "prediction")]
+    + [("pixart", "prediction")],
 )
 def test_it_ends_where_the_branches_agree(on: str, of: str):
     gammas = likenesses(on, of)

@@ -24,16 +24,20 @@ from deadheat.pipelines import (
     denoisers,
     guidance_scale,
     load_adapter,
+    marks,
     save_adapter,
     staged,
     the_network,
 )
+from diffusers import StableDiffusionPAGPipeline
+from safetensors.torch import save_file
 
 from ..adapters import random_adapter, saved, shelf
 from ..families import FAMILIES, executed, leftovers
 
 DESCRIBED = sorted(set(FAMILIES) - {"auraflow"})
 STEPS = 4
+WEIGHTS = "adapter.safetensors"
 
 
 def weights_of(pipe):
@@ -132,6 +136,59 @@ def test_a_negative_prompt_is_answered_by_a_note(on: str, tmp_path):
         assert not any("negative prompt" in text for text in session.report().warnings)
 
 
+@pytest.mark.parametrize(
+    ("on", "given", "says"),
+    [
+        ("sd15", {"negative_prompt_embeds": torch.ones(1, 77, 32)}, "negative prompt has no effect"),
+        ("sd3", {"negative_prompt_2": "a blue ball"}, "negative prompt has no effect"),
+        ("flux", {"negative_prompt_2": "a blue ball"}, "negative prompt has no effect"),
+        ("sd15", {"guidance_rescale": 0.7}, "guidance_rescale has no effect"),
+        ("sd3", {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}, "classifier-free guidance alone"),
+    ],
+    ids=["embeddings", "second", "second, guided by itself", "rescaled", "skipped layers"],
+)
+def test_what_it_cannot_follow_is_said(on: str, given: dict, says: str, tmp_path):
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    with attached(pipe, GuidanceAdapter(weights=saved(pipe, tmp_path))) as session:
+        tiny.call(pipe, STEPS, negative_prompt=None)
+        assert not any(says in text for text in session.report().warnings)
+        tiny.call(pipe, STEPS, negative_prompt=None, **given)
+        assert any(says in text for text in session.report().warnings)
+
+
+@pytest.mark.parametrize("other", ["adapter", "interval"])
+def test_guidance_of_three_parts_is_left_as_it_is(other: str, tmp_path):
+    """Perturbed attention asks for three parts in one call, and guides by all of them."""
+    tiny = FAMILIES["sd15"]
+    pipe = StableDiffusionPAGPipeline(**tiny.build().components, pag_applied_layers="mid")
+    plain = tiny.call(pipe, STEPS)
+    recipe = GuidanceInterval(stop=0.5) if other == "interval" else GuidanceAdapter(weights=saved(pipe, tmp_path))
+    with executed(tiny, pipe) as seen, attached(pipe, recipe) as session:
+        assert torch.equal(tiny.call(pipe, STEPS), plain)
+    assert seen.batches == [3] * STEPS
+    assert any("more than two halves" in text for text in session.report().warnings)
+    with attached(pipe, recipe) as session:  # without the third part it is guidance as usual
+        tiny.call(pipe, STEPS, pag_scale=0.0)
+    assert session.report().calls < session.report().asked == 2 * STEPS
+
+
+def test_it_guides_where_the_pipeline_would(tmp_path):
+    tiny = FAMILIES["lumina2"]
+    pipe = tiny.build()
+    plain = tiny.call(pipe, STEPS, cfg_trunc_ratio=0.0)  # Lumina 2 is guided up to this part of the run
+    with attached(pipe, GuidanceAdapter(weights=saved(pipe, tmp_path / "lumina2"))):
+        assert torch.equal(tiny.call(pipe, STEPS, cfg_trunc_ratio=0.0), plain)
+        assert not torch.equal(tiny.call(pipe, STEPS, cfg_trunc_ratio=0.5), plain)
+    tiny = FAMILIES["qwen"]
+    pipe, own = tiny.build(), {"true_cfg_scale": 4.0, "negative_prompt": None}  # its default, which alone does nothing
+    plain = tiny.call(pipe, STEPS, **own)
+    with attached(pipe, GuidanceAdapter(weights=saved(pipe, tmp_path / "qwen"))):
+        assert torch.equal(tiny.call(pipe, STEPS, **own), plain)
+        assert not torch.equal(tiny.call(pipe, STEPS, **own | {"true_cfg_scale": 3.0}), plain)
+        assert not torch.equal(tiny.call(pipe, STEPS, **own | {"negative_prompt": " "}), plain)
+
+
 def test_a_scale_outside_the_training_is_named(tmp_path):
     tiny = FAMILIES["sd15"]
     pipe = tiny.build()
@@ -183,6 +240,19 @@ def test_the_same_base_trained_on_is_another(tmp_path):
             p.add_(torch.randn_like(p) * p.std() * 0.05)
     with pytest.raises(UnsupportedError, match="other weights"):
         check([recipe], pipe)
+
+
+def test_no_matrix_is_overlooked(tmp_path):
+    pipe = FAMILIES["sd15"].build()
+    recipe = GuidanceAdapter(weights=saved(pipe, tmp_path))
+    for parameter in pipe.unet.parameters():
+        if parameter.ndim > 1:
+            before = parameter.data
+            parameter.data = before.flip(0, 1)
+            with pytest.raises(UnsupportedError, match="other weights"):
+                check([recipe], pipe)
+            parameter.data = before
+    check([recipe], pipe)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +326,25 @@ def test_broken_files_are_named(tmp_path):
     damaged = [("{", "cannot be read"), ("[]", "does not say"), ('{"base": {}}', "does not say")]
     for key, value in (("model", None), ("weights", None), ("weights", ["x"])):
         damaged.append((json.dumps(whole | {"base": whole["base"] | {key: value}}), "does not say"))
-    for key, value in (("width", "x"), ("width", -4), ("scales", [1, 1]), ("scales", [8, 1]), ("scales", [])):
+    for key, value in (
+        ("width", "x"), ("width", -4), ("width", True), ("scales", [1, 1]), ("scales", [8, 1]), ("scales", []),
+        ("scales", [-3, 8]), ("scales", [1, float("inf")]), ("words", "x"), ("words", -5), ("sites", [1, 2]),
+        ("sites", None), ("clock", None), ("clock", 0), ("clock", float("nan")), ("kind", "other"),
+    ):  # fmt: skip
         damaged.append((json.dumps(whole | {"shape": whole["shape"] | {key: value}}), "does not describe"))
     for text, words in damaged:
         about.write_text(text)
         with pytest.raises(LoadError, match=words):
             check([GuidanceAdapter(weights=folder)], pipe)
+    about.write_text(json.dumps(whole | {"base": whole["base"] | {"weights": [float("nan")] * len(marks(pipe.unet))}}))
+    with pytest.raises(UnsupportedError, match="other weights"):
+        check([GuidanceAdapter(weights=folder)], pipe)
+    about.write_text(json.dumps(whole))
+    for change in (lambda value: value * float("nan"), lambda value: value.to(torch.int8)):
+        adapter = random_adapter(pipe)
+        save_file({name: change(value) for name, value in adapter.state_dict().items()}, about.parent / WEIGHTS)
+        with pytest.raises(LoadError, match="damaged"):
+            load_adapter(folder)
 
 
 def test_what_ships_is_found_and_what_does_not_is_said(tmp_path, monkeypatch):
@@ -287,7 +370,7 @@ def test_the_base_is_written_beside_the_weights(tmp_path):
     saved(pipe, tmp_path)
     base = json.loads((tmp_path / "adapter.json").read_text())["base"]
     assert base["denoiser"] == "FluxTransformer2DModel"
-    assert len(base["weights"]) == 16
+    assert base["weights"] == marks(pipe.transformer)
 
 
 # ------------------------------------------------------------------------------------------------------- composition
