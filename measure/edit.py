@@ -141,7 +141,8 @@ class EditSession:
         lane, reason = self._lane(active, part, speedup)
         area = float(chosen.float().mean())
         speedup = speedup if lane == "sparse" else 1.0
-        return Cover(area, part, speedup, lane, reason, self._ready, pixels(active, self.cell))
+        recorded = self._engine is not None and self._engine.strength > 0
+        return Cover(area, part, speedup, lane, reason, recorded, pixels(active, self.cell))
 
     def _part(self, active: Tensor) -> float:
         return windows_part(active) if family(self.pipe).unet else float(active.float().mean())
@@ -162,13 +163,19 @@ class EditSession:
         """Bytes of the recording, and of what takes edits back."""
         return (0 if self._engine is None else self._engine.nbytes) + sum(undo.nbytes for undo in self._undos if undo)
 
-    @property
-    def _ready(self) -> bool:
-        return self._engine is not None and self._engine.strength > 0
+    def _recorded(self, strength: float) -> bool:
+        """Tell whether there is a recording of the present picture for edits of this strength."""
+        return self._engine is not None and self._engine.strength >= strength
 
     def prepare(self, strength: float = 0.6, watch: Watch | None = None) -> float:
-        """Make the recording for edits up to this strength now, not with the first of them; return its seconds."""
-        if self.why is not None or (self._engine is not None and self._engine.strength >= strength):
+        """Make the recording for edits up to this strength now, not with the first of them; return its seconds.
+
+        Raises:
+            InputError: a strength that is none.
+        """
+        check_edit(self.prompt, "prompt", strength, self.steps, self.guidance)
+        _check_watch(watch)
+        if self.why is not None or self._recorded(strength):
             return 0.0
         begin = time.perf_counter()
         if self._engine is None:
@@ -214,8 +221,7 @@ class EditSession:
             InputError: names what cannot be used.
             Cancelled: from *watch*; the session is as it was.
         """
-        if watch is not None and not callable(watch):
-            raise InputError(f"watch is {watch!r}, not a function of an EditEvent")
+        _check_watch(watch)
         ask = self._asked(mask, prompt, mode, strength, painted)
         cover = self.cover(ask.mask)
         if cover.lane == "none":
@@ -242,7 +248,7 @@ class EditSession:
         self.image = made.image
         undo, engine = None, self._engine
         if made.drawn is not None and engine is not None and made.drawn.version is engine.version:
-            undo = engine.learn(made.drawn, made.mask[:: self.cell, :: self.cell], made.image)
+            undo = engine.learn(made.drawn, made.mask[:: self.cell, :: self.cell], made.image, made.strength)
             self._learned += made.active
         self._undos.append(undo)
         if undo is None or self._learned > MOST_LEARNED:
@@ -297,14 +303,19 @@ class EditSession:
         """
         check_inputs(["a fox"], repeats=repeats)
         asked = {"mode": mode, "strength": strength, "painted": painted, "keep": False, "watch": watch}
-        first = None if self.cover(mask, painted).recorded else self.edit(mask, prompt, **asked)
-        lanes = {"dense": self.edit(mask, prompt, dense=True, **asked), "sparse": self.edit(mask, prompt, **asked)}
+
+        def made(dense: bool = False) -> Edit:
+            one = self.edit(mask, prompt, dense=dense, **asked)
+            one.drawn = None  # it is not to be kept, and large
+            return one
+
+        first = None if self._recorded(self._asked(mask, prompt, mode, strength, painted).strength) else made()
+        lanes = {"dense": made(dense=True), "sparse": made()}
         seconds: dict[str, list[float]] = {lane: [] for lane in lanes}
         for turn in range(repeats):
             for lane in list(lanes)[:: 1 if turn % 2 else -1]:
-                lanes[lane] = self.edit(mask, prompt, dense=lane == "dense", **asked)
+                lanes[lane] = made(dense=lane == "dense")
                 seconds[lane].append(lanes[lane].seconds)
-        lanes["sparse"].drawn = None  # it is not to be kept, and large
         began = None if first is None else first.seconds + first.stages.get("record", 0.0)
         return EditComparison(lanes["dense"], lanes["sparse"], seconds, began)
 
@@ -402,6 +413,11 @@ class EditSession:
             watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))
 
         return look
+
+
+def _check_watch(watch: Any) -> None:
+    if watch is not None and not callable(watch):
+        raise InputError(f"watch is {watch!r}, not a function of an EditEvent")
 
 
 @dataclass(frozen=True)

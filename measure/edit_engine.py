@@ -25,6 +25,7 @@ from ..pipelines import (
     patched,
     pictures,
     staged,
+    travels,
     unlike_unet,
     unwindowed,
     why_whole,
@@ -63,16 +64,14 @@ def why_dense(pipe: Any) -> str | None:
     if (why := Codec.why_not(getattr(pipe, "vae", None))) is not None:
         return why
     network = next(iter(denoisers(pipe).values()))
+    if any(map(travels, [*pipe.vae.modules(), *network.modules()])):
+        return "its weights lie elsewhere until they run, and a sparse edit reads them itself: use all-on-device"
     if reads_mask(network):
         return (
             "its network is given the mask, and the picture without what is masked, at every step, so that a "
             "recording of the untouched picture is none of the picture under this mask"
         )
-    if not family(pipe).unet:
-        return why_whole(pipe)
-    if (why := unlike_unet(pipe)) is not None:
-        return why
-    return unwindowed(network)
+    return (unlike_unet(pipe) or unwindowed(network)) if family(pipe).unet else why_whole(pipe)
 
 
 def reads_mask(network: Any) -> bool:
@@ -169,12 +168,24 @@ class Engine:
         calls = sum(step.calls for step in steps)
         return Drawn(picture, seconds, clock.stages(seconds), calls, len(steps), trace, decoded, self.version)
 
-    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor) -> Undo:
-        """Make an edited picture the recorded one; return what takes that back."""
+    def learn(self, drawn: Drawn, active: Tensor, picture: Tensor, strength: float) -> Undo | None:
+        """Make an edited picture the recorded one, up to the strength of its edit; return what takes that back.
+
+        None where what the edit computed was beyond the budget, so that the recording is of the picture before.
+        """
+        if drawn.trace.dropped:
+            return None
+        before = self.strength
+
+        def put_back() -> None:
+            self.strength = before
+
+        self.strength = min(before, strength)  # the noisier steps are those of the picture before
         cells = active.repeat_interleave(self.codec.size[0] // active.shape[0], 0)
         cells = cells.repeat_interleave(self.codec.size[1] // active.shape[1], 1)
         with torch.inference_mode():
-            return drawn.trace.learn() + self.codec.learn(drawn.decoded, cells, picture)
+            known = drawn.trace.learn() + self.codec.learn(drawn.decoded, cells, picture)
+        return known + Undo.of(put_back, [])
 
     @contextmanager
     def _known_texts(self, prompt: str) -> Iterator[None]:

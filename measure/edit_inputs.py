@@ -43,7 +43,7 @@ def read_picture(picture: Any, cell: int, name: str = "image") -> Tensor:
         _sized(picture.width, picture.height, cell, name)
         found = torch.from_numpy(np.array(eight_bits(picture).convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(picture, Tensor) and picture.is_floating_point():
-        found = picture.detach().cpu().float()
+        found = picture.detach().cpu().float().clone()  # what the caller does with his own stays his
         found = found[0] if found.ndim == 4 and len(found) == 1 else found
         if found.ndim != 3 or len(found) != 3:
             raise InputError(f"{name} has the shape {tuple(picture.shape)}, not (3, height, width)")
@@ -194,7 +194,8 @@ def cells(mask: Tensor, cell: int, grow: int) -> Tensor:
     ([[0, 1, 0, 0], [0, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]])
     """
     found = mask[None].float()
-    found = functional.max_pool2d(found, 2 * grow + 1, 1, grow) if grow else found
+    for sides in ((2 * grow + 1, 1), (1, 2 * grow + 1)):  # rows, then columns: as quick as it can be while one paints
+        found = functional.max_pool2d(found, sides, 1, (sides[0] // 2, sides[1] // 2))
     return functional.max_pool2d(found, cell)[0] > 0
 
 

@@ -74,7 +74,7 @@ from .undo import Undo
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
 from .window_frames import Frame, Notes
-from .windows import Windows, unwindowed
+from .windows import Windows, travels, unwindowed
 
 __all__ = [
     "ASSETS",
@@ -216,6 +216,7 @@ __all__ = [
     "tensor_bytes",
     "the_network",
     "token_grids",
+    "travels",
     "twin",
     "unlike_unet",
     "unpacked",

@@ -85,7 +85,7 @@ class Codec:
 
     @contextmanager
     def editing(self, moments: Tensor, box: Box) -> Iterator[Decoded]:
-        """Let the pipeline's autoencoder answer with these *moments*, and decode *box* only, the rest being black."""
+        """Let the pipeline's autoencoder answer with these *moments*, and decode *box* only, the rest as it was."""
         said = Decoded()
 
         def encode(_: Any) -> Any:
@@ -114,7 +114,7 @@ class Codec:
         said.reads = said.frame.reads(self.notes, z)
         part = self.windows.run(lambda: forward(box.of(z)), said.frame, said.reads)
         picture = part[0] if isinstance(part, tuple) else part.sample
-        whole = picture.new_zeros(*picture.shape[:2], *self.notes.out.shape[-2:])
+        whole = (self.seen[None] * 2 - 1).to(picture).repeat(len(picture), 1, 1, 1)
         box.at(self.size, (whole.shape[-2], whole.shape[-1])).of(whole).copy_(picture)
         return (whole,) if isinstance(part, tuple) else type(part)(sample=whole)
 
@@ -127,7 +127,7 @@ class Codec:
             self.moments = torch.where(active.to(known.device), known, self.moments)
         if notes is not None and frame is not None and said.reads is not None:
             held = frame.held(notes)
-            frame.write(notes, frame.fresh(said.reads))
+            frame.write(notes, frame.fresh(said.reads, notes))
         self.seen = picture
 
         def put_back() -> None:

@@ -19,7 +19,7 @@ from .windows import Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MOST_TAPES = 32
-CLOSE = 1e-3  # of the largest value: more than that between forward and tape is no rounding
+CLOSE = 1e-3  # of the largest value: more than that between forward and tape is no rounding in float32
 
 
 @dataclass(eq=False)
@@ -27,10 +27,27 @@ class Trace:
     """What the windows of one edit computed: what ``learn`` needs to make the new picture the recorded one.
 
     Attributes:
+        room: most bytes that it may take.
         passes: noted step, geometry, and what the window's layers computed.
+        nbytes: bytes of that.
+        dropped: whether it was more, so that nothing is left of it.
     """
 
+    room: int
     passes: list[tuple[Notes, Frame, dict[str, Tensor]]] = field(default_factory=list)
+    nbytes: int = 0
+    dropped: bool = False
+
+    def add(self, notes: Notes, frame: Frame, reads: dict[str, tuple[Tensor, ...]]) -> None:
+        """Take note of what a window computed."""
+        if self.dropped:
+            return
+        values = frame.fresh(reads, notes)
+        self.nbytes += sum(value.nbytes for value in values.values())
+        self.passes.append((notes, frame, values))
+        if self.nbytes > self.room:
+            self.passes.clear()
+            self.nbytes, self.dropped = 0, True
 
     def learn(self) -> Undo:
         """Write what was computed into the recording; return what takes that back."""
@@ -38,6 +55,7 @@ class Trace:
         for notes, frame, values in self.passes:
             frame.write(notes, values)
         self.passes.clear()
+        self.nbytes = 0
 
         def put_back() -> None:
             for notes, frame, old in reversed(held):
@@ -98,7 +116,7 @@ class UNetRecording:
     def editing(self, stage: Stage, size: Sides, boxes: Sequence[Box]) -> Iterator[Trace]:
         """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
         device = next(self.network.parameters()).device
-        frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace()
+        frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace(self.budget - self.nbytes)
         room: Tensor | None = None  # for keys and values: memory that is asked for anew at every step comes slowly
         taped = self._trusted is not False and not hooked(self.network)
         self.settled = True
@@ -140,7 +158,7 @@ class UNetRecording:
                 else self.windows.run(lambda part=part: network(part), frame, reads)  # type: ignore[misc]
             )
             frame.box.of(out).copy_(found)
-            trace.passes.append((notes, frame, frame.fresh(reads)))
+            trace.add(notes, frame, reads)
         return out
 
     def _played(self, call: Call, network: Network, frame: Frame, reads: dict[str, tuple[Tensor, ...]]) -> Tensor:
@@ -158,14 +176,17 @@ class UNetRecording:
             self.settled = False
             if len(self._tapes) >= MOST_TAPES:
                 self._tapes.pop(next(iter(self._tapes)))
-            tape = self._tapes[key] = Tape(("time", "text"), self._packed)
-            return tape.record(run, inputs)
+            tape = Tape(("time", "text"), self._packed)
+            out = tape.record(run, inputs)
+            self._tapes[key] = tape  # not before it is whole: whoever stops the run leaves none
+            return out
         keys = {"time": call.sigma, "text": tuple(id(x) for name, x in inputs.items() if name.startswith("text"))}
         out = tape.play(inputs, keys)
         if self._trusted is None:
             self.settled = False
             plain = run()
-            self._trusted = bool((out - plain).abs().max() <= CLOSE * plain.abs().max().clamp(min=1e-6))
+            close = max(CLOSE, 4 * torch.finfo(plain.dtype).eps)
+            self._trusted = bool((out - plain).abs().max() <= close * plain.abs().max().clamp(min=1e-6))
             return plain
         call.run.steps[-1].calls += call.batch
         return out

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .asked import guidance_scale
 from .call import Around, Call, Link, Network
+from .families import family
 from .recording import DTYPES
 from .stage import Stage
 from .tokens import Held, around_tokens
@@ -22,14 +24,28 @@ Part = tuple[Tensor, int, Tensor]  # a noted tensor, the dimension of its tokens
 
 @dataclass(eq=False)
 class TokenTrace:
-    """What one edit computed: parts of what was noted, and the new values there."""
+    """What one edit computed: parts of what was noted, and the new values there.
+
+    Attributes:
+        rows: the active tokens.
+        text_last: whether text tokens stand behind them.
+        room: most bytes that it may take.
+        passes: where in the recording, and what was computed.
+        nbytes: bytes of that.
+        dropped: whether it was more, so that nothing is left of it.
+    """
 
     rows: Tensor
     text_last: bool
+    room: int
     passes: list[tuple[Part, Tensor]] = field(default_factory=list)
+    nbytes: int = 0
+    dropped: bool = False
 
     def add(self, noted: Kept, fresh: Kept) -> None:
         """Take note of a call that computed the active tokens."""
+        if self.dropped:
+            return
         tokens = noted["out"].shape[1]
         pairs = [(noted["out"], fresh["out"], 1)]
         for name in noted["keys"]:
@@ -38,6 +54,10 @@ class TokenTrace:
         for old, new, dim in pairs:
             rows = self.rows.to(new.device) + (0 if self.text_last else old.shape[dim] - tokens)
             self.passes.append(((old, dim, rows.to(old.device)), new.index_select(dim, rows).to(old)))
+            self.nbytes += self.passes[-1][1].nbytes
+        if self.nbytes > self.room:
+            self.passes.clear()
+            self.nbytes, self.dropped = 0, True
 
     def learn(self) -> Undo:
         """Write what was computed into the recording; return what takes that back."""
@@ -46,6 +66,7 @@ class TokenTrace:
             held.append((whole, dim, rows, whole.index_select(dim, rows)))
             whole.index_copy_(dim, rows, new)
         self.passes.clear()
+        self.nbytes = 0
 
         def put_back() -> None:
             for whole, dim, rows, before in reversed(held):
@@ -99,12 +120,18 @@ class TokenRecording:
         if kept is not None and not self.too_large and call.step % self.every == 0:
             noted = self._noted(kept)
             if not self._levels:
-                fitting = max(0, self.budget) // (_bytes(noted) * (1 if len(call.branches) == 2 else 2))
+                fitting = max(0, self.budget) // (_bytes(noted) * (2 if self._apart(call) else 1))
                 self.too_large = not fitting
                 self.every = max(self.every, math.ceil(call.steps / max(1, fitting)))
             if not self.too_large:
                 self._levels[call.sigma, call.branches] = noted
         return out
+
+    @staticmethod
+    def _apart(call: Call) -> bool:
+        """Tell whether a second call, of the unconditional half, follows at every step."""
+        pipe = call.run.pipe
+        return family(pipe).guidance == "separate" and guidance_scale(pipe) > 1
 
     def _noted(self, kept: Kept) -> Kept:
         keys = {name: tuple(part.to(self.store, copy=True) for part in pair) for name, pair in kept["keys"].items()}
@@ -113,7 +140,8 @@ class TokenRecording:
     @contextmanager
     def editing(self, stage: Stage, rows: Tensor) -> Iterator[TokenTrace]:
         """Let the runs of *stage* compute the image tokens of these *rows*; the rest is the recording's."""
-        trace = TokenTrace(rows, stage.family.text == "last" or stage.family.text is None)
+        text_last = stage.family.text == "last" or stage.family.text is None
+        trace = TokenTrace(rows, text_last, self.budget - self.nbytes)
         on = next(self.network.parameters())
 
         now: list[tuple[Kept, Kept]] = []  # what the call that is under way reads, and its copy that it writes to

@@ -86,7 +86,7 @@ class Seat:
         """Return which part of its input a window *box*, in a map *of* that size, brings along."""
         height, width = self.size
         if self.kind == "up conv":
-            half = box.at(of, (height // 2, width // 2))
+            half = box.at(of, (-(-height // 2), -(-width // 2)))  # of an odd map the last row was doubled and cut off
             return Box(2 * half.top, 2 * half.left, 2 * half.bottom, 2 * half.right)
         return box.at(of, (height - 1, width - 1) if self.kind == "padded conv" else self.size)
 
@@ -178,10 +178,12 @@ class Frame:
         cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
         return cuts, tuple(len(rows) for rows in self.rows.values())
 
-    def fresh(self, reads: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
-        """Return what the window's layers computed."""
-        found = {name: reads[name][1] for name in self.cuts}
-        return found | {name: reads[name][0].index_select(1, rows) for name, rows in self.rows.items()}
+    def fresh(self, reads: Mapping[str, tuple[Tensor, ...]], notes: Notes) -> dict[str, Tensor]:
+        """Return copies of what the window's layers computed, as the notes would hold it."""
+        found = {name: reads[name][1].to(notes.whole[name], copy=True) for name in self.cuts}
+        for name, rows in self.rows.items():
+            found[name] = reads[name][0].index_select(1, rows).to(notes.whole[name])
+        return found
 
     def held(self, notes: Notes) -> dict[str, Tensor]:
         """Return copies of the same parts of the notes."""

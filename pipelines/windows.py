@@ -30,9 +30,19 @@ def unwindowed(network: nn.Module) -> str | None:
     """Return a sentence why *network* cannot run on a window, or None."""
     if hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules()):
         return "its blocks are compiled for whole pictures: leave compile off"
+    if any(p.dtype.itemsize == 1 for p in network.parameters()):
+        return "its weights are kept in 8 bits, which only its own layers can read: load it without quantisation"
+    if any(map(travels, [module for module in network.modules() if module is not network])):
+        return "its layers' weights lie elsewhere until a layer runs: use all-on-device or model-offload"
     if any(getattr(module, "b1", None) is not None for module in network.modules()):
         return "FreeU filters whole maps: switch it off with pipe.disable_freeu()"
     return next((f"{path or 'it'} {why}" for path, m in network.named_modules() if (why := _unlike(m))), None)
+
+
+def travels(module: nn.Module) -> bool:
+    """Tell whether offloading brings the weights of this module to their device when it is called."""
+    registry = vars(module).get("_diffusers_hook")
+    return hasattr(module, "_hf_hook") or (registry is not None and "group_offloading" in registry.hooks)
 
 
 def _unlike(module: nn.Module) -> str:

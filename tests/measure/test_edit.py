@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from deadheat.measure import EditSession, compare, edit
 from deadheat.measure.edit_cost import Cost
 from deadheat.measure.edit_engine import Engine
 from deadheat.measure.edit_inputs import cells, pixels, read_picture
-from deadheat.pipelines import Cancelled, InputError, UnsupportedError, for_task, load
+from deadheat.pipelines import Cancelled, InputError, UnsupportedError, for_task, load, preview
 from deadheat.pipelines.undo import Undo
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
@@ -523,6 +524,131 @@ def test_a_stronger_edit_records_again_and_undo_still_is_exact(pipe):
     torch.testing.assert_close(
         session.edit(square(), "a blue ball", strength=0.5).image, reference.image, atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["pocket-unet", "pocket-dit"])
+def test_after_a_weaker_edit_the_noisier_steps_are_recorded_again(name: str):
+    """They are of the picture before, and would bring it back around the next edit."""
+    pipe, masks = load(name, device="cpu"), [square(side=40, of=128), square(70, 20, 24, of=128)]
+    session = EditSession(pipe, picture(side=128), prompt="a large pizza", steps=8)
+    session.prepare(0.8)
+    painted = picture(side=128)
+    painted[:, masks[0]] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    session.edit(masks[0], mode="stroke", painted=painted, strength=0.4)
+    again = session.edit(masks[1], strength=0.4, keep=False)
+    assert again.stages["record"] == 0
+    assert session.edit(masks[1], strength=0.8, keep=False).stages["record"] > 0
+    other = EditSession(pipe, picture(side=128), prompt="a large pizza", steps=8)
+    other.prepare(0.8)
+    other.edit(masks[0], strength=0.4)
+    other.undo()
+    assert other.edit(masks[1], strength=0.8, keep=False).stages["record"] == 0  # all of it is right again
+
+
+@pytest.mark.parametrize("sides", [(72, 104), (104, 88)])
+def test_pictures_whose_latents_are_odd(pipe, sides: tuple[int, int]):
+    image = torch.rand(3, *sides, generator=torch.Generator().manual_seed(0))
+    session = EditSession(pipe, image, prompt="a red cube", steps=STEPS, guidance=4.0)
+    for top, left in ((0, 0), (sides[0] - 8, sides[1] - 8), (40, 40)):
+        mask = torch.zeros(sides, dtype=torch.bool)
+        mask[top : top + 8, left : left + 8] = True
+        for _ in range(2):
+            assert session.edit(mask, "a blue ball", strength=0.5, keep=False).lane == "sparse"
+
+
+def test_an_interrupted_window_leaves_no_half_tape(pipe):
+    session = begun(pipe)
+    session.prepare()
+    entered = []
+
+    def stop(*_):
+        entered.append(1)
+        if len(entered) == 1:
+            raise KeyboardInterrupt
+
+    handle = session.pipe.unet.mid_block.resnets[0].norm1.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        session.edit(square(), "a blue ball", keep=False)
+    handle.remove()
+    made = session.edit(square(), "a blue ball", keep=False)
+    assert torch.equal(made.image, begun(pipe).edit(square(), "a blue ball", keep=False).image)
+
+
+def test_weights_that_windows_cannot_read_are_edited_dense():
+    whole = FAMILIES["sd15"].build()
+    cpu_offload(whole.unet, execution_device=torch.device("cpu"))
+    packed = FAMILIES["sd15"].build()
+    packed.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    for pipe, said in ((whole, "lie elsewhere until they run"), (packed, "8 bits")):
+        session = begun(pipe)
+        assert said in session.cover(square()).reason
+        made = session.edit(square(), "a blue ball", strength=0.5)
+        assert made.lane == "dense"
+        assert said in made.reason
+
+
+@pytest.mark.parametrize("name", ["pocket-unet", "pocket-dit"])
+def test_what_an_edit_computed_stays_within_the_budget(name: str):
+    pipe, side = load(name, device="cpu"), 128
+    settings = {"prompt": "a red cube", "steps": 10, "guidance": 4.0, "store": "float32"}
+    mask = square(8, 8, 32, of=side)
+    usual = EditSession(pipe, picture(side=side), **settings)
+    made = usual.edit(mask, "a blue ball", keep=False)
+    assert made.drawn.trace.nbytes > 0
+    budget = made.memory + made.drawn.trace.nbytes // 2
+    tight = EditSession(pipe, picture(side=side), budget_bytes=budget, **settings)
+    same = tight.edit(mask, "a blue ball", keep=False)
+    assert torch.equal(same.image, made.image)
+    assert made.memory == same.memory <= budget
+    assert same.drawn.trace.nbytes == 0
+    tight.keep(same)  # it cannot go on from there
+    assert tight.memory == 0
+    assert tight.edit(mask, "a blue ball", keep=False).stages["record"] > 0
+    assert torch.equal(tight.undo(), picture(side=side))
+
+
+def test_without_guidance_the_whole_budget_is_used():
+    pipe = load("pocket-dit", device="cpu")
+    settings = {"prompt": "a large pizza", "steps": 20, "guidance": 1.0}
+    usual = EditSession(pipe, picture(side=128), **settings)
+    usual.prepare()
+    tight = EditSession(pipe, picture(side=128), budget_bytes=usual.memory + 1000, **settings)
+    tight.prepare()
+    assert tight.memory == usual.memory
+
+
+@pytest.mark.parametrize("name", ["pocket-unet", "pocket-dit"])
+def test_previews_show_the_picture_around_the_mask(name: str):
+    session = EditSession(load(name, device="cpu"), picture(side=128), prompt="a large pizza", steps=4)
+    session.prepare()
+    seen = []
+    made = session.edit(
+        square(of=128), watch=lambda event: seen.append((event.lane, preview(session.pipe, event.latents)))
+    )
+    assert {lane for lane, _ in seen} == {"sparse"}
+    for _, shown in seen:
+        far = ~made.mask
+        far[:60, :60] = False  # the window is larger than the mask
+        assert (shown - picture(side=128))[:, far].abs().max() < 1e-5
+
+
+def test_a_strength_is_checked_before_recording(pipe):
+    session = begun(pipe)
+    for strength in (2, 0, -1, 0.01, float("nan"), "0.5", None):
+        with pytest.raises(InputError, match="strength"):
+            session.prepare(strength)
+    with pytest.raises(InputError, match="watch is 3"):
+        session.prepare(watch=3)
+    session.prepare(0.5)
+    assert session.compare(square(), strength=1.0, repeats=1).first_seconds > 0  # recorded anew, for more noise
+
+
+def test_the_callers_picture_is_his_own(pipe):
+    mine = picture()
+    session = EditSession(pipe, mine, steps=STEPS, guidance=4.0)
+    session.edit(square(), "a blue ball", strength=0.5)
+    mine.zero_()
+    assert torch.equal(session.undo(), picture())
 
 
 def test_flux_edits_by_its_tokens():

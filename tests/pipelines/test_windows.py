@@ -23,7 +23,7 @@ BOXES = [
 ]
 
 
-def unet_call(name: str):
+def unet_call(name: str, size: tuple[int, int] = SIZE):
     torch.manual_seed(1)
     pipe = FAMILIES[name].build()
     net, given = pipe.unet, {"encoder_hidden_states": torch.randn(2, 5, pipe.unet.config.cross_attention_dim)}
@@ -33,7 +33,7 @@ def unet_call(name: str):
     def call(x, time=500):
         return net(x, time, **given, return_dict=False)[0]
 
-    return net, call, torch.randn(2, 4, *SIZE)
+    return net, call, torch.randn(2, 4, *size)
 
 
 def frozen(net, notes, run):
@@ -58,6 +58,21 @@ def test_every_window_of_the_same_map_gives_its_part(name: str):
             frame = windows.frame(SIZE, box)
             part = windows.run(lambda box=box: call(box.of(x)), frame, frame.reads(notes, x))
             torch.testing.assert_close(part, box.of(out), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(13, 13), (9, 25), (18, 14)])
+def test_maps_that_are_no_multiple_of_all_levels(size: tuple[int, int]):
+    """Of an odd map the coarser one has half of the rows and one more."""
+    net, call, x = unet_call("sdxl", size)
+    windows = Windows(net)
+    with torch.no_grad():
+        out, notes = windows.noted(lambda: call(x))
+        for top in range(0, size[0], 3):
+            for left in range(0, size[1], 3):
+                box = Box(top, left, min(size[0], top + 4), min(size[1], left + 4))
+                frame = windows.frame(size, box)
+                part = windows.run(lambda box=box: call(box.of(x)), frame, frame.reads(notes, x))
+                torch.testing.assert_close(part, box.of(out), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
@@ -104,7 +119,7 @@ def test_what_was_learned_is_what_a_whole_run_would_note_and_can_be_taken_back()
         reads = frame.reads(notes, x)
         windows.run(lambda: net(frame.box.of(other)), frame, reads)
         held = frame.held(notes)
-        frame.write(notes, frame.fresh(reads))
+        frame.write(notes, frame.fresh(reads, notes))
         _, fresh = frozen(net, notes, lambda: Windows(net).noted(lambda: net(other)))
         for name, whole in notes.whole.items():
             torch.testing.assert_close(whole, fresh.whole[name], atol=1e-6, rtol=1e-5)
