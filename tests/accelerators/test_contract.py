@@ -116,15 +116,15 @@ def neutral(name: str):
     return ACCELERATORS[name](**ACCELERATORS[name].neutral)
 
 
-@pytest.fixture
-def pipe(on: str):
-    return FAMILIES[on].build()
-
-
 @cache
 def worn(on: str, scheduler: type | None = None):
     """A pipeline that many tests in a row use: whatever was in it before must have come off without a trace."""
     return FAMILIES[on].build(scheduler and scheduler())
+
+
+@pytest.fixture
+def pipe(on: str):
+    return worn(on)
 
 
 @cache
@@ -307,10 +307,10 @@ def test_two_in_both_orders(on: str, order: int, pipe, tiny: TinyFamily):
 
 
 REPEATING = [
-    ("sd15", HeunDiscreteScheduler, 2 * 8 - 1),
-    ("sdxl", HeunDiscreteScheduler, 2 * 8 - 1),
-    ("sd3", FlowMatchHeunDiscreteScheduler, 2 * 8 - 1),
-    ("sd15", partial(PNDMScheduler, skip_prk_steps=True), 8 + 1),
+    ("sd15", HeunDiscreteScheduler, 2 * STEPS - 1),
+    ("sdxl", HeunDiscreteScheduler, 2 * STEPS - 1),
+    ("sd3", FlowMatchHeunDiscreteScheduler, 2 * STEPS - 1),
+    ("sd15", partial(PNDMScheduler, skip_prk_steps=True), STEPS + 1),
 ]
 
 
@@ -319,7 +319,7 @@ def plain_and_counted(on: str, scheduler: type):
     """What the untouched pipeline draws with another scheduler, and what really ran."""
     pipe = FAMILIES[on].build(scheduler())
     with executed(FAMILIES[on], pipe) as seen:
-        return FAMILIES[on].call(pipe, 8), seen
+        return FAMILIES[on].call(pipe, STEPS), seen
 
 
 @pytest.mark.parametrize(("on", "scheduler", "steps"), REPEATING, ids=lambda x: getattr(x, "__name__", str(x)))
@@ -336,16 +336,16 @@ def test_schedulers_that_repeat_timesteps(name: str, on: str, scheduler: type, s
     plain, seen = plain_and_counted(on, scheduler)
     before = leftovers(pipe)
     with attached(pipe, neutral(name)) as session:
-        assert torch.equal(plain, tiny.call(pipe, 8))
+        assert torch.equal(plain, tiny.call(pipe, STEPS))
     assert session.report().calls == seen.samples
     assert len(session.report().steps) == (steps or seen.calls)
     assert [step.index for step in session.report().steps] == list(range(seen.calls))
     with executed(tiny, pipe) as now, attached(pipe, busy(name)) as session:
-        out = tiny.call(pipe, 8)
+        out = tiny.call(pipe, STEPS)
     assert torch.isfinite(out).all()
     assert session.report().calls == now.samples <= seen.samples
     assert leftovers(pipe) == before
-    assert torch.equal(plain, tiny.call(pipe, 8))
+    assert torch.equal(plain, tiny.call(pipe, STEPS))
 
 
 # ----------------------------------------------------------------------------------------------------- knobs and seats
