@@ -190,7 +190,7 @@ def trained(options: argparse.Namespace) -> Path:
             numbers, _ = part.show(best)
     facts = {
         "begun": options.init is not None,
-        "pictures": options.prompts,
+        "pictures": options.prompts * (2 if options.init else 1),
         "samples": options.samples,
         "share": share,
         **numbers,
@@ -280,7 +280,7 @@ def card(options: argparse.Namespace, folder: Path, rows: list[dict[str, Any]]) 
         "The method: Adapter Guidance Distillation, arXiv:2503.07274.",
         "",
         f"Trained on {facts['pictures']} guided pictures of the model itself, {facts['samples']} samples"
-        f"{', begun from an earlier adapter' if facts['begun'] else ''}. Of what "
+        f"{', begun from an earlier adapter, which guided half of the pictures' if facts['begun'] else ''}. Of what "
         f"guidance adds to a prediction, {100 * facts['missing']:.0f} % (squared) is missing on held-out pictures.",
         "",
         f"{options.judged} held-out prompts, {2 * options.steps} steps, compared with real guidance (PSNR in dB):",
