@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..accelerators import attached, check
-from ..pipelines import Cancelled, DeadheatError, Report, call_arguments, pictures
+from ..pipelines import Cancelled, DeadheatError, Report, call_arguments, picture
 from ..presets import Recipe
 from .environment import hardware
 from .metrics import TOGETHER
@@ -145,7 +145,7 @@ class Bench:
         with after_each_step(pipe, self._look if self._stop else None):
             output = pipe(**arguments)
             synchronise(pipe)
-        return pictures(output)[0]
+        return picture(output)
 
     def _look(self, _step: int, _latents: Tensor) -> None:
         if self._stop is not None and self._stop():

@@ -10,7 +10,7 @@ from ..pipelines import describe, ignored_words, known_model, model_name
 from ..presets import Recipe
 from .baselines import Baselines
 from .environment import environment
-from .inputs import check_inputs
+from .inputs import check_draws, check_inputs
 from .result import Cell, Comparison
 from .runner import Runner, Watch, other_side
 from .score import Scorer
@@ -62,6 +62,7 @@ def compare(
     """
     check_inputs(prompts, seeds, steps=steps, repeats=repeats, size=size, guidance=guidance, metrics=metrics,
                  negative=negative)  # fmt: skip
+    check_draws(pipe)
     prompts, seeds = list(dict.fromkeys(prompts)), list(dict.fromkeys(seeds))
     listed = recipes if isinstance(recipes, (list, tuple)) else [recipes]
     chosen = [Recipe.of(what, pipe) for what in listed]

@@ -1,9 +1,10 @@
 """Refuse what cannot be run, before anything runs."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from ..pipelines import InputError, KnobError, nearest
+from ..pipelines import InputError, KnobError, UnsupportedError, nearest
 from .metrics import METRICS
 
 MOST_STEPS = 1000
@@ -51,11 +52,24 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         _whole("seed", seed, 0, SEEDS - 1)
 
 
+def check_draws(pipe: Any) -> None:
+    """Refuse a pipeline that begins with a picture (image to image, inpainting): nobody gives it one here.
+
+    Raises:
+        UnsupportedError: it is one.
+    """
+    if {"image", "strength"} <= inspect.signature(type(pipe).__call__).parameters.keys():
+        raise UnsupportedError(
+            f"{type(pipe).__name__} begins with a picture, and a comparison draws from a prompt alone: give the "
+            "pipeline that draws from text, or edit the picture with deadheat.edit"
+        )
+
+
 def _check_size(size: tuple[int, int]) -> None:
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise InputError(f"size is {size!r}; give (width, height) in pixels, such as (512, 512)")
     for name, value in zip(("width", "height"), size, strict=True):
-        _whole(name, value, 8, 8192)
+        _whole(name, value, 16, 8192)  # the window of SSIM has eleven pixels
         if value % 8:
             raise InputError(f"{name} is {value}, not a multiple of 8; take {max(8, round(value / 8) * 8)}")
 

@@ -23,6 +23,7 @@ from .metrics import LESS_IS_BETTER, mean_score
 from .snippet import snippet
 
 SCHEMA = "deadheat.comparison/1"
+MOST_LETTERS = 100  # of a lane's name in the names of its files
 Role = Literal["baseline", "control", "variant"]
 
 
@@ -206,9 +207,19 @@ class Comparison:
 
         return text_table(self)
 
+    def _files(self) -> dict[str, str]:
+        """Return what the files of each lane's pictures begin with: no two alike, and of a length that disks take."""
+        found: dict[str, str] = {}
+        for lane in self.lanes:
+            slug = re.sub(r"[^a-z0-9.=]+", "-", lane.name.lower()).strip("-")[:MOST_LETTERS] or "lane"
+            while f"pictures/{slug}" in found.values():
+                slug += "x"
+            found[lane.name] = f"pictures/{slug}"
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data; pictures are named as ``save`` names their files."""
-        lanes = []
+        lanes, files = [], self._files()
         for lane in self.lanes:
             row = {k: v for k, v in vars(lane).items() if k != "cells"}
             row["median"], row["speedup_range"] = lane.median, lane.speedup_range
@@ -218,7 +229,7 @@ class Comparison:
                     "seed": cell.seed,
                     "scores": {k: None if v is not None and math.isinf(v) else v for k, v in cell.scores.items()},
                     "identical": cell.scores.get("psnr") == math.inf,
-                    "picture": _file_name(lane, nth),
+                    "picture": f"{files[lane.name]}-{nth}.png",
                 }
                 for nth, cell in enumerate(lane.cells)
             ]
@@ -239,9 +250,9 @@ class Comparison:
         try:
             work.mkdir()
             (work / "pictures").mkdir()
-            for lane in self.lanes:
+            for lane, file in zip(self.lanes, self._files().values(), strict=True):
                 for nth, cell in enumerate(lane.cells):
-                    to_image(cell.picture).save(work / _file_name(lane, nth))
+                    to_image(cell.picture).save(work / f"{file}-{nth}.png")
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
             (work / "result.json").write_text(text, encoding="utf-8")
             (work / "report.html").write_text(html_report(self), encoding="utf-8")
@@ -289,11 +300,6 @@ def _lane(row: dict[str, Any], folder: Path) -> Lane:
         cells.append(Cell(cell["prompt"], cell["seed"], scores, pixels))
     known = {k: v for k, v in row.items() if k in Lane.__dataclass_fields__ and k != "cells"}
     return Lane(**known, cells=cells)
-
-
-def _file_name(lane: Lane, nth: int) -> str:
-    slug = re.sub(r"[^a-z0-9.=]+", "-", lane.name.lower()).strip("-")
-    return f"pictures/{slug}-{nth}.png"
 
 
 def to_image(picture: Tensor) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..accelerators import attached
-from ..pipelines import Report, UnsupportedError, call_arguments, pictures, twin
+from ..pipelines import Report, UnsupportedError, call_arguments, picture, twin
 from ..presets import Recipe
 from .result import Lane, Role
 from .timing import after_each_step, peak_bytes, staged_seconds, synchronise
@@ -98,8 +98,8 @@ class Runner:
         with ExitStack() as stack:
             session = stack.enter_context(attached(pipe, *recipe.accelerators))
             stack.enter_context(after_each_step(pipe, self.look(lane, session)))
-            picture = pictures(pipe(**self.arguments(lane, *cell)))[0]
-        return picture, session.report()
+            drawn = picture(pipe(**self.arguments(lane, *cell)))
+        return drawn, session.report()
 
     def timed(self, lane: Lane, cell: tuple[str, int]) -> tuple[Tensor, float, dict[str, float]]:
         """Run once with the stopwatch; the baseline carries nothing but what every side carries."""
@@ -116,7 +116,7 @@ class Runner:
             synchronise(pipe)
             seconds = time.perf_counter() - begin
         stages["denoise"] = seconds - stages["text"] - stages["decode"]
-        return pictures(output)[0], seconds, stages
+        return picture(output), seconds, stages
 
     def peak(self, lane: Lane, cell: tuple[str, int]) -> int:
         """Run once and return the most bytes it took."""

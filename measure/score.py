@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Scorer:
         scores: list[dict[str, float | None]] = [dict.fromkeys(self.metrics) for _ in found]
         for metric, column in self.columns(prompts, found, truth):
             for row, value in zip(scores, column(), strict=True):
-                row[metric] = value
+                row[metric] = None if value is None or isnan(value) else value
         return scores
 
     def columns(

@@ -12,6 +12,11 @@ from ..presets import Recipe
 from .result import Lane, Role
 from .runner import Runner
 
+BROKEN = (
+    "its pictures hold values that are no numbers, and have no score: a step overflowed. Take another dtype, or skip "
+    "less"
+)
+
 
 @dataclass(eq=False)
 class Trial:
@@ -50,9 +55,12 @@ class Trial:
                 self.stages.setdefault(lane.name, []).append(stages)
 
     def _compare_with_warm_up(self, lane: Lane, at: int, picture: Tensor) -> None:
+        if not picture.isfinite().all() and BROKEN not in lane.warnings:
+            lane.warnings.append(BROKEN)
+        picture = picture.nan_to_num()
         before = self.shots.get((lane.name, at))
         said = "two runs with the same seed gave different pictures: its faithfulness is blurred by that"
-        if before is not None and not before.equal(picture) and said not in lane.warnings:
+        if before is not None and not before.nan_to_num().equal(picture) and said not in lane.warnings:
             lane.warnings.append(said)
 
     def fixed_and_step(self) -> tuple[float, float]:

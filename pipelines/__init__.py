@@ -24,7 +24,7 @@ from .attention import (
 from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
 from .call import MIXED, PAIR, Around, Call, Link, Network, SolverStep
-from .calling import call_arguments, check_size, pictures, preview
+from .calling import call_arguments, check_size, picture, pictures, preview
 from .codec import Codec, Decoded
 from .errors import (
     Cancelled,
@@ -204,6 +204,7 @@ __all__ = [
     "packed",
     "patch_size",
     "patched",
+    "picture",
     "pictures",
     "preserved",
     "preview",

@@ -80,6 +80,11 @@ def pictures(output: Any) -> Tensor:
     return tensor.detach().flatten(0, -4).float().clamp(0, 1).cpu()
 
 
+def picture(output: Any) -> Tensor:
+    """Return what a pipeline drew for one prompt, as ``pictures``: (3, H, W), frames of a video one below another."""
+    return torch.cat(list(pictures(output)), 1)
+
+
 def preview(pipe: Any, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor | None:
     """Decode the latents of a step to a picture (3, H, W) in [0, 1]; None where that is too dear (video)."""
     described = family(pipe)

@@ -271,7 +271,9 @@ def _answer(out: Tensor, raw: Any, call: Call) -> Any:
 
 
 def _sigmas(pipe: Any) -> list[float]:
-    """Noise level before each step of the run that begins; image to image leaves out the first ones.
+    """Noise level before each step of the run that begins.
+
+    Image to image leaves out the first ones; the first of two pipelines that share a run the last ones.
 
     Schedulers without sigmas get sqrt((1 - a) / a) of their cumulative alphas, else their timesteps.
     """
@@ -288,7 +290,9 @@ def _sigmas(pipe: Any) -> list[float]:
         levels = ((1 - kept) / kept) ** 0.5
     else:
         levels = torch.as_tensor(scheduler.timesteps)
-    return [float(level) for level in levels.cpu()[planned - total :]]
+    known = hasattr(scheduler, "begin_index") or asked(pipe, "denoising_end") is not None
+    begin = begin if known else planned - total
+    return [float(level) for level in levels.cpu()[begin : begin + total]]
 
 
 @contextmanager

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
-from deadheat.accelerators import ABCache, FewerSteps
-from deadheat.pipelines import Cancelled, PresetError, call_arguments, pictures, twin
+from deadheat.accelerators import ABCache, FewerSteps, output_cache
+from deadheat.accelerators.predictors import combine
+from deadheat.pipelines import Cancelled, PresetError, call_arguments, for_task, pictures, twin
 
 from deadheat import Comparison, InputError, KnobError, Recipe, UnsupportedError, accelerate, compare
 
@@ -148,6 +149,7 @@ def test_kept_baselines_are_used_and_keyed(pipe, tmp_path):
         ({"seeds": [2**63]}, InputError, "seed is 9223372036854775808"),
         ({"repeats": 0}, InputError, "repeats is 0"),
         ({"size": (100, 64)}, InputError, "width is 100"),
+        ({"size": (64, 8)}, InputError, "height is 8, not a whole number between 16 and"),
         ({"metrics": ["psrn"]}, KnobError, "did you mean psnr"),
         ({"recipes": "ab-cash"}, KnobError, "did you mean ab-cache"),
         ({"recipes": "first-block-cache"}, UnsupportedError, "UNet"),
@@ -202,3 +204,56 @@ def test_a_hooked_pipeline_has_no_twin(pipe):
     hooked.unet.forward = hooked.unet.forward
     with pytest.raises(UnsupportedError, match="hooks"):
         twin(hooked)
+
+
+def test_every_lane_has_files_of_its_own(pipe, tmp_path):
+    weights = "; ".join(f"{step}: {' '.join(['-0.12345'] * 6)}" for step in range(6, 11))
+    recipes = [
+        "lemica:mask=0-2 4 6 9,of=10",
+        "lemica:mask=0-2 4 6-9,of=10",
+        f"fitted-cache:mask=0-5 11,of=12,weights={weights}",
+        Recipe((ABCache(every=2),), title="\u901f\u3044"),
+        Recipe((ABCache(every=3),), title="\u65e9\u3044"),
+    ]
+    options = {"prompts": ["a red cube"], "steps": 12, "size": SIZE, "repeats": 1, "control": False, "memory": False}
+    made = compare(pipe, recipes, metrics=("psnr",), **options)
+    read = Comparison.load(made.save(tmp_path / "run"))
+    assert [lane.name for lane in read.lanes] == [lane.name for lane in made.lanes]
+    for one, other in zip(made.lanes, read.lanes, strict=True):
+        assert (one.cells[0].picture - other.cells[0].picture).abs().max() < 3e-3
+
+
+def test_all_frames_of_a_video_are_judged():
+    pipe = FAMILIES["ltx"].build()
+    options = {
+        "prompts": ["a red cube"],
+        "steps": 2,
+        "size": (32, 32),
+        "repeats": 1,
+        "control": False,
+        "memory": False,
+    }
+    shown = compare(pipe, ABCache(), prompts=["a red cube"], **options).baseline.cells[0].picture
+    arguments = call_arguments(pipe, prompt="a red cube", steps=2, size=(32, 32))
+    frames = pictures(pipe(**arguments))
+    assert len(frames) > 1
+    assert torch.equal(shown, torch.cat(list(frames), 1))
+
+
+def test_a_picture_of_no_numbers_holds_no_floor(pipe, monkeypatch, tmp_path):
+    """Half precision overflows where a prediction is continued too far."""
+    monkeypatch.setattr(output_cache, "combine", lambda weights, past: math.nan * combine(weights, past))
+    options = {"prompts": ["a red cube"], "steps": 6, "size": SIZE, "repeats": 1, "control": False, "memory": False}
+    result = compare(pipe, ABCache(every=2, warmup=2), metrics=("psnr", "ssim"), **options)
+    broken = result.lanes[1]
+    assert broken.cells[0].scores == {"psnr": None, "ssim": None}
+    assert sum("no numbers" in text for text in broken.warnings) == 1
+    assert not any("different pictures" in text for text in broken.warnings)
+    assert result.best(floor={"psnr": 1}) is result.baseline
+    assert "NaN" not in json.dumps(result.to_dict(), allow_nan=False)
+    Comparison.load(result.save(tmp_path / "run"))
+
+
+def test_pipelines_that_begin_with_a_picture_are_refused(pipe):
+    with pytest.raises(UnsupportedError, match="begins with a picture"):
+        compare(for_task(pipe, "image-to-image"), ABCache(), prompts=["a red cube"], steps=4, size=SIZE)

@@ -159,6 +159,19 @@ def test_image_to_image_with_flow_matching():
     assert run.steps[0].sigma == pytest.approx(float(pipe.scheduler.sigmas[4]))
 
 
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DDIMScheduler])
+def test_a_run_that_another_pipeline_goes_on_with(scheduler: type):
+    """SDXL's base ends where its refiner begins: the last steps are left out, not the first."""
+    tiny = FAMILIES["sdxl"]
+    pipe = tiny.build(scheduler())
+    with staged(pipe) as stage:
+        tiny.call(pipe, 10)
+        tiny.call(pipe, 10, denoising_end=0.6)
+    whole, part = ([step.sigma for step in run.steps] for run in stage.runs)
+    assert len(part) == 6
+    assert part == whole[:6]
+
+
 def test_a_pipeline_of_another_kind():
     """A pipeline with another call signature and no guidance (Marigold) has a clock all the same."""
     from diffusers import MarigoldDepthPipeline, UNet2DConditionModel
