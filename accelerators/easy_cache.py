@@ -137,10 +137,10 @@ class _Moved(Rule):
 
     def _judged(self, call: Call, out: Tensor) -> Tensor | None:
         """Return the output that decides, as far as this step has given it; None if nothing has yet."""
-        if self.cache.judges == "conditional":
-            return _conditional(call, out) if "cond" in call.branches or call.branches == MIXED else None
         if call.branches == MIXED:
             return out
+        if self.cache.judges == "conditional":
+            return _conditional(call, out) if "cond" in call.branches else None
         self.memory.update(zip(call.branches, out.chunk(len(call.branches)), strict=True))
         cond, uncond = self.memory.get("cond"), self.memory.get("uncond")
         if cond is None or uncond is None:

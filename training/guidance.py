@@ -28,10 +28,6 @@ from deadheat.pipelines import (
     KINDS,
     POCKET,
     Adapter,
-    Around,
-    Call,
-    Link,
-    Network,
     Now,
     adapter_shape,
     base_of,
@@ -47,7 +43,7 @@ from torch import Tensor, nn
 
 from .denoisers import prompts
 from .loop import Budget, atomically, fit
-from .trajectories import Batch, Plan, Trajectories, guided_arguments, record
+from .trajectories import Batch, Led, Plan, Trajectories, guided_arguments, record
 
 HELD_OUT = "held out of guidance"
 _JUDGED_SCALES = (2.0, 4.0, 8.0)
@@ -219,15 +215,8 @@ def _same_as_before(options: argparse.Namespace) -> None:
 def guided_by(pipe: Any, adapter: Adapter, scale: float) -> Iterator[None]:
     """Let the adapter guide; call the pipeline without guidance."""
     with inserted(the_network(pipe), adapter) as now, staged(pipe) as stage:
-
-        def start(link: Link) -> Around:
-            def around(call: Call, network: Network) -> Tensor:
-                now.told = adapter.told(torch.full((call.batch,), scale), call.kwargs)
-                return network(call)
-
-            return around
-
-        with stage.around_denoiser(start):
+        led = Led(adapter, now, scale)
+        with stage.around_denoiser(lambda link: led.guided):
             yield
 
 

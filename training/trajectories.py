@@ -105,7 +105,7 @@ def _guided(pipe: Any, words: list[str], plan: Plan, number: int, leads: Adapter
     with ExitStack() as stack:
         led = None
         if leads is not None:
-            led = _Led(leads, stack.enter_context(inserted(the_network(pipe), leads)), scale)
+            led = Led(leads, stack.enter_context(inserted(the_network(pipe), leads)), scale)
         seen, stage = _Seen(led), stack.enter_context(staged(pipe))
         stack.enter_context(stage.around_denoiser(seen.start))
         pipe(**{**given, "output_type": "latent", **plan.extra})
@@ -121,7 +121,7 @@ def guided_arguments(pipe: Any, scale: float, **wanted: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Led:
+class Led:
     """An adapter that guides the run in place of real guidance."""
 
     adapter: Adapter
@@ -140,7 +140,7 @@ class _Led:
 class _Seen:
     """The conditional calls of a run, and what both halves gave."""
 
-    def __init__(self, led: _Led | None) -> None:
+    def __init__(self, led: Led | None) -> None:
         self.led = led
         self.given: dict[str, Any] = {}
         self.first = ""
@@ -214,9 +214,7 @@ class Trajectories:
         files = [file for folder in folders for file in sorted(folder.glob("*.pt"))]
         self.shards = [torch.load(file, mmap=True, weights_only=True) for file in files]
         self.groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-        self.alike: dict[
-            Any, list[dict[str, Any]]
-        ] = {}  # fit into a batch: Qwen-Image's prompts have their own lengths
+        self.alike: dict[Any, list[dict[str, Any]]] = {}  # in one batch: Qwen-Image's prompts differ in length
         for shard in self.shards:
             self.groups.setdefault(tuple(shard["latents"].shape[2:]), []).append(shard)
             self.alike.setdefault(_form(shard), []).append(shard)
