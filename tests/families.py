@@ -121,61 +121,60 @@ def executed(family: TinyFamily, pipe: DiffusionPipeline) -> Iterator[Executed]:
         handle.remove()
 
 
-class Same:
-    """A value of a snapshot that equals only itself. Holds on to it, so that its identity is not used again."""
+class Held:
+    """What an object held; equal where the same things stand by the same names.
 
-    def __init__(self, value: object) -> None:
-        self.value = value
+    It keeps them, so that no new thing can be taken for an old one.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values: dict[Any, Any] = dict(values)
+        for name, value in values.items():
+            if isinstance(value, dict):  # hooks, parameters, submodules
+                self.values |= {(name, key): part for key, part in value.items()}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
+        return (
+            isinstance(other, Held)
+            and self.values.keys() == other.values.keys()
+            and all(_same(value, other.values[name]) for name, value in self.values.items())
+        )
 
-    def __hash__(self) -> int:
-        return id(self.value)
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"{type(self.value).__name__} at {id(self.value):#x}"
+        return ", ".join(f"{name}: {type(value).__name__} at {id(value):#x}" for name, value in self.values.items())
 
 
-def leftovers(pipe: DiffusionPipeline) -> dict[str, Any]:
+SCALARS = {bool, int, float, str}
+METHODS = ("forward", "__call__", "step", "set_timesteps", "scale_model_input")
+
+
+def _same(value: object, other: object) -> bool:
+    return value is other or (type(value) is type(other) and type(value) in SCALARS and value == other)
+
+
+def leftovers(pipe: DiffusionPipeline) -> dict[str, Held]:
     """Everything that somebody could leave behind in a pipeline; equal before and after, or something was left.
 
     Of every module: each entry of `__dict__`, and what its dicts of hooks, parameters and submodules hold. Of the
     scheduler and the pipeline, whose state changes with every run: which entries there are, and which of them are
     functions. Of all their classes: the methods that one might be tempted to replace.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Held] = {}
+    classes: set[type] = set()
     for name, component in {"pipe": pipe, **pipe.components}.items():
         if isinstance(component, nn.Module):
             for path, module in component.named_modules(prefix=name):
-                found |= _entries(path, vars(module)) | _methods(path, module)
+                found[path] = Held(vars(module))
+                classes |= {*type(module).__mro__}
         elif component is not None:
-            found |= _callables(name, vars(component)) | _methods(name, component)
+            calls = {k: callable(v) and not isinstance(v, Tensor) for k, v in vars(component).items()}
+            found[name] = Held({k: v if calls[k] else "there" for k, v in vars(component).items()})
+            classes |= {*type(component).__mro__}
+    for cls in classes:
+        found[str(cls)] = Held({name: vars(cls)[name] for name in METHODS if name in vars(cls)})
     return found
-
-
-def _entries(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found[f"{path}.{key}"] = _identity(value)
-        if isinstance(value, dict):
-            found |= {f"{path}.{key}[{k!r}]": _identity(v) for k, v in value.items()}
-    return found
-
-
-def _callables(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{path}.{k}": Same(v) if callable(v) and not isinstance(v, Tensor) else "there" for k, v in values.items()
-    }
-
-
-def _methods(path: str, owner: object) -> dict[str, Any]:
-    names = ("forward", "__call__", "step", "set_timesteps", "scale_model_input")
-    return {f"{path}:{n}": Same(vars(c)[n]) for c in type(owner).__mro__ for n in names if n in vars(c)}
-
-
-def _identity(value: object) -> object:
-    return value if isinstance(value, bool | int | float | str | None) else Same(value)
 
 
 # ------------------------------------------------------------------------------------------------------ the pipelines
