@@ -58,7 +58,8 @@ def build() -> gr.Blocks:
                 start_page.start_page(tabs)
         api.endpoints()
         edit_api.endpoint()
-    blocks.queue(max_size=20, default_concurrency_limit=4)
+    # The knobs of every visitor come through this queue too: it is far longer than the runs that wait in it should be.
+    blocks.queue(max_size=200, default_concurrency_limit=4)
     return blocks
 
 
@@ -108,6 +109,7 @@ def launch(host: str, port: int, block: bool = True) -> None:
         share=False,
         run_history=False,
         max_file_size="8mb",
+        state_session_capacity=200,  # each visit keeps its components for an hour
         footer_links=["api", "settings"],
     )
 

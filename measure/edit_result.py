@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .metrics import psnr
@@ -101,10 +101,8 @@ class EditComparison:
     @property
     def speedup(self) -> float:
         """Median seconds of the dense edit over those of the sparse one, wall clock."""
-        dense, sparse = (
-            torch.tensor(self.seconds[lane], dtype=torch.float64).median() for lane in ("dense", "sparse")
-        )
-        return float(dense / sparse) if sparse else 1.0
+        dense, sparse = (median(self.seconds[lane]) for lane in ("dense", "sparse"))
+        return dense / sparse if sparse else 1.0
 
     @property
     def inside(self) -> float:

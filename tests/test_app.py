@@ -1,5 +1,6 @@
 """The page and its endpoints: a real server, a real Chromium, a real client."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from deadheat.presets import presets
+from deadheat.ui import api, controls, jobs
+from deadheat.ui.page import refusal
+from deadheat.ui.settings import Settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -40,6 +44,42 @@ def page(chromium: "Browser", url: str) -> Iterator["Page"]:
     yield page
     assert page.wrong == []
     page.close()
+
+
+def test_a_preset_runs_as_the_panel_shows_it():
+    for model in ("somebody/anything", "pocket-dit"):
+        asked = Settings("a fox", model=model, recipe="balanced").arguments()["recipes"]
+        assert asked == [presets(model)["balanced"]]
+    text = "ab-cache:every=3 + guidance-interval"
+    assert Settings("a fox", recipe=text).arguments()["recipes"] == [text]
+    # of a model whose family shows when it is loaded, the recipe is written out: a name may then mean another one
+    assert json.loads(controls._named("somebody/anything")) == {}
+    assert set(json.loads(controls._named("stabilityai/sd-turbo")).values()) == {"flashedit"}
+    assert "balanced" in json.loads(controls._named("pocket-dit")).values()
+
+
+def test_opening_the_page_takes_nobodys_model(monkeypatch: pytest.MonkeyPatch):
+    controls._accelerators.cache_clear()
+    monkeypatch.setattr(jobs, "_LOADED", {"somebody/large": object()})
+    controls.filled()
+    jobs.warm_up()
+    assert list(jobs._LOADED) == ["somebody/large"]
+
+
+def test_no_word_of_a_file_is_markup_in_an_error():
+    said = refusal(ValueError("""its schema is "<img src='x'>" & more""")).message
+    assert said == """its schema is "&lt;img src='x'&gt;" &amp; more"""
+
+
+@pytest.mark.parametrize("run", [api.compare, api.sweep])
+def test_the_run_of_a_program_that_left_is_stopped(run: Any):
+    told = run("ab-cache" if run is api.sweep else PROMPT, steps=100, repeats=10)
+    while (said := next(told)[0] if run is api.compare else next(told))["said"].startswith(("waiting", "loading")):
+        pass
+    told.close()
+    free = time.monotonic()
+    with jobs.in_turn():
+        assert time.monotonic() - free < 30, said
 
 
 def _type(page: "Page", where: str, what: str) -> None:
@@ -157,6 +197,10 @@ def test_the_divider_by_mouse_and_by_keyboard(page: "Page"):
     assert page.text_content(".dh-showing") == "showing: baseline"
     page.keyboard.press("f")
     assert page.text_content(".dh-showing") == "showing: accelerated"
+    page.get_by_role("tab", name="Start here").click()
+    page.keyboard.press("f")  # not of a picture that nobody sees
+    page.get_by_role("tab", name="Compare").click()
+    assert page.text_content(".dh-showing") == "showing: accelerated"
 
 
 def test_the_strip_shows_each_step(page: "Page"):
@@ -190,6 +234,48 @@ def test_stop_and_run_again(page: "Page"):
         assert "Stopped" in page.text_content(".dh-warnings")
         _until(page, "!document.querySelector('#go').disabled")
     _type(page, "#steps input[type=number]", "6")
+
+
+def test_a_second_visitor_sees_the_wait_and_can_stop(page: "Page", chromium: "Browser", url: str):
+    _type(page, "#steps input[type=number]", "90")
+    page.click("#go")
+    page.wait_for_selector(RUNNING)
+    _until(page, "document.querySelector('.dh-about').textContent.startsWith('First look')")
+    other = chromium.new_page()
+    other.set_default_timeout(HOUR)
+    other.goto(url)
+    other.click("#go")
+    other.wait_for_selector(RUNNING)
+    assert other.text_content(".dh-about") == "waiting for the model"
+    other.click("#stop")
+    other.wait_for_selector(DONE)
+    assert "Stopped" in other.text_content(".dh-warnings")
+    other.close()
+    assert page.get_attribute("#stage .dh", "data-mode") == "running"
+    page.click("#stop")
+    page.wait_for_selector(DONE)
+    _until(page, "!document.querySelector('#go').disabled")
+    _type(page, "#steps input[type=number]", "6")
+
+
+def test_nothing_can_be_chosen_that_the_library_would_take_back(chromium: "Browser", url: str):
+    page = chromium.new_page()
+    page.set_default_timeout(HOUR)
+    held: list[Any] = []
+    page.route("**/run/predict*", lambda route: held.append(route) if holding else route.continue_())
+    holding = True
+    page.goto(url)
+    fields = ["#recipe textarea, #recipe input", "#preset input", "#first input", "#second input"]
+    page.wait_for_selector(fields[0])
+    assert all(page.is_disabled(field) for field in fields)
+    while not held:
+        page.wait_for_timeout(100)
+    holding = False
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#first-of")
+    assert all(page.is_enabled(field) for field in fields)
+    page.close()
 
 
 def test_bad_input_is_red_at_its_field_and_loses_nothing(page: "Page"):
@@ -267,6 +353,15 @@ def test_the_endpoints_are_these(client: Any):
     }
 
 
+def test_opening_a_page_waits_for_no_run(client: Any):
+    opening = [
+        each for each in client.config["dependencies"]
+        if each["backend_fn"] and any(event in {"load", "select"} for _, event in each["targets"])
+    ]  # fmt: skip
+    assert len(opening) == 3
+    assert not any(each["queue"] for each in opening)
+
+
 def test_lists(client: Any):
     assert "pocket-dit" in [model["id"] for model in client.predict(api_name="/list_models")]
     (cache,) = [a for a in client.predict(api_name="/list_accelerators") if a["name"] == "ab-cache"]
@@ -289,6 +384,8 @@ def test_compare_for_programs(client: Any):
     [
         ({"prompt": " "}, "prompt is empty"),
         ({"prompt": "a" * 2001}, "2001 characters"),
+        ({"prompt": ["a fox", "a cat"]}, "not a text"),
+        ({"recipe": ["ab-cache"]}, "recipe is ['ab-cache'], not a text"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10_000}, "between 1 and 100"),
         ({"seed": -1}, "seed is -1"),

@@ -358,6 +358,7 @@ def test_edit_for_programs(client: Any, tmp_path: Path):
         ({"model": "pocket-cat"}, "did you mean pocket-dit"),
         ({"prompt": "a" * 2001}, "2001 characters"),
         ({"mask": None}, "there is no mask"),
+        ({"sparse": "false"}, "sparse is 'false', not true or false"),
     ],
 )
 def test_what_programs_are_refused(client: Any, tmp_path: Path, given: dict[str, Any], words: str):

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from deadheat.accelerators import FewerSteps
 from deadheat.measure import METRICS, Sweep, static_explorer
 from deadheat.measure.explore import explore_sweep
-from deadheat.measure.explore_page import ASKS, LABELS, family
+from deadheat.measure.explore_page import ASKS, LABELS, family, head_row
+from deadheat.ui.pictures import data_url
 from deadheat.ui.recommend import recommended
 from deadheat.ui.sweeping import DEFAULT, SweepSettings
 from deadheat.ui.uploads import explored
@@ -137,6 +139,13 @@ def test_every_accelerator_has_a_family():
 
     assert {name: family(name) for name in ACCELERATORS if family(name) == "other"} == {}
     assert family("from-the-future:x=1") == "other"
+    assert family('sparse-cross-attention:before="a fox + a cat"') == "fewer tokens"
+
+
+def test_a_control_is_called_by_its_steps():
+    for steps in (13, FewerSteps().steps):  # recipe text leaves the default out
+        for recipe in (str(FewerSteps(steps)), f"fewer-steps:steps={steps}"):
+            assert head_row(recipe, "control", recipe, 28)["name"] == f"only {steps} steps"
 
 
 def test_a_comparison_can_be_explored_too():
@@ -158,6 +167,15 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
+def damaged() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(ROOT / "assets/recorded/compare/result.json", "result.json")
+    raw = bytearray(buffer.getvalue())
+    raw[3000:3010] = bytes(byte ^ 0x55 for byte in raw[3000:3010])
+    return bytes(raw)
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
@@ -170,6 +188,7 @@ def bomb() -> bytes:
         (b'{"kind": "deadheat sweep", "schema": 9}\n{"kind": "cell"}\n', "cannot be read as a result"),
         (b"PK\x03\x04 and nothing more", "cannot be read as a result"),
         (bomb, "this zip holds more than"),
+        (damaged, "cannot be read as a result"),
     ],
 )
 def test_what_is_no_result_is_refused_in_a_sentence(raw: Any, words: str):
@@ -178,6 +197,13 @@ def test_what_is_no_result_is_refused_in_a_sentence(raw: Any, words: str):
     with pytest.raises(InputError, match=words) as refused:
         explored(raw() if callable(raw) else raw)
     assert "/tmp" not in str(refused.value)
+
+
+def test_a_damaged_picture_is_none(folder: Path):
+    raw = bytearray((folder / "pictures/00.png").read_bytes())
+    assert data_url(io.BytesIO(raw)).startswith("data:image/jpeg")
+    raw[18] ^= 1  # the width, without its checksum
+    assert data_url(io.BytesIO(raw)) is None
 
 
 def headed(folder: Path, rows: int = 1, **settings: Any) -> bytes:
@@ -272,6 +298,8 @@ def test_a_zip_is_read_and_never_unpacked(folder: Path, tmp_path: Path, monkeypa
         ({"recipes": "guidance-adapter:weights=/etc"}, 0, "names a file"),
         ({"recipes": "ab-cache\nab-cache:every=2|3 + guidance-adapter:weights=/etc"}, 0, "names a file"),
         ({"recipes": "ab-cash"}, 0, "did you mean ab-cache"),
+        ({"recipes": ["ab-cache"]}, 0, "recipes is ['ab-cache'], not a text"),
+        ({"prompts": ["a fox"]}, 1, "prompts is ['a fox'], not a text"),
         ({"recipes": "ab-cache:every=2..9", "prompts": "fox\n" * 20}, 0, "at most 120"),
         ({"prompts": ""}, 1, "a prompt is empty"),
         ({"model": ""}, 2, "no model is chosen"),
@@ -360,6 +388,10 @@ def test_a_bad_file_is_a_sentence_and_loses_nothing(page: "Page"):
     load(page, "sweep.jsonl", b"nothing of the kind\n")
     page.wait_for_selector("text=cannot be read as a result")
     assert page.locator(".dx-point").count() == len(LANES)
+    page.locator(".toast-close, button[aria-label='Close']").first.click()
+    load(page, "result.json", b'{"schema": "<img src=x onerror=window.hacked=1>"}')
+    page.wait_for_selector("text=its schema is '<img src=x onerror=window.hacked=1>'")
+    assert page.evaluate("window.hacked") is None
     page.locator(".toast-close, button[aria-label='Close']").first.click()
 
 
@@ -454,7 +486,6 @@ def test_a_sweep_of_twelve_cells(page: "Page"):
 
 def test_the_snippet_of_a_point_runs_and_gives_the_same_picture(page: "Page"):
     from deadheat.measure import to_image
-    from deadheat.ui.pictures import data_url
 
     point(page, "ab-cache").dispatch_event("click")  # every=3 is its default; another point may lie above it
     room: dict[str, Any] = {}
@@ -625,6 +656,7 @@ def test_recommend_for_programs(client: Any):
     assert held["measured"].startswith("recorded on")
     for given, words in (
         (("pocket-cat",), "nothing was measured"),
+        ((None,), "model is None, not a text"),
         (("pocket-dit", "beauty"), "metric is 'beauty'"),
         (("pocket-dit", "adherence", 1.1), "never above 1"),
     ):

@@ -1,14 +1,20 @@
 """The endpoints for programs: typed, documented, and as careful as the page."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
 from . import explore, jobs
-from .page import MODEL, checked, friendly
+from .page import friendly
 from .recommend import recommended, recorded
-from .settings import Settings, number, offered
+from .settings import Settings, number, offered, words
 from .sweeping import DEFAULT, SweepJob, SweepSettings
+
+# Runs of programs wait in line, apart from those of the pages.
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+SWEEPS: dict[str, Any] = {"concurrency_id": "sweep", "concurrency_limit": 4}
 
 
 def endpoints() -> None:
@@ -24,8 +30,9 @@ def endpoints() -> None:
             gr.Number(3, label="repeats"),
         ]
         outputs = [gr.JSON(label="numbers"), gr.Gallery(label="pictures", format="png")]
-        gr.Button("compare").click(compare, inputs, outputs, api_name="compare", **MODEL)
-    gr.api(sweep, api_name="sweep", **explore.SWEEPS)
+        gr.Button("compare").click(compare, inputs, outputs, api_name="compare", preprocess=False, **MODEL)
+    sweep.__annotations__["return"] = dict[str, Any]  # what a program gets in the end, for the documentation
+    gr.api(sweep, api_name="sweep", **SWEEPS)
     gr.api(recommend, api_name="recommend")
     gr.api(list_models, api_name="list_models")
     gr.api(list_accelerators, api_name="list_accelerators")
@@ -39,7 +46,7 @@ def compare(  # noqa: PLR0917 - each is an argument of the endpoint
     guidance: float = 4.0,
     seed: int = 0,
     repeats: int = 3,
-) -> tuple[dict[str, Any], list[tuple[Any, str]]]:
+) -> Iterator[tuple[dict[str, Any], list[tuple[Any, str]]]]:
     """Run a pipeline as it is, accelerated, and with plainly fewer steps, and measure what was gained and lost.
 
     Args:
@@ -52,18 +59,18 @@ def compare(  # noqa: PLR0917 - each is an argument of the endpoint
         repeats: Timed rounds, 1 to 10.
 
     Returns:
-        All numbers (the result.json of a comparison), and one picture for each lane, captioned with its name.
+        All numbers (the result.json of a comparison), and one picture for each lane, captioned with its name. Before
+        that, for whoever listens, how far it is ("said").
     """
     from deadheat.measure import to_image
 
-    settings = checked(Settings(prompt, "", model, recipe, steps, guidance, seed, repeats))
-    job = jobs.Job(settings, previews=False)
-    for _ in job.news():
-        pass
-    if job.error is not None:
-        raise gr.Error(friendly(job.error), print_exception=False)
-    lanes = job.result.lanes
-    return job.result.to_dict(), [(to_image(lane.cells[0].picture), lane.name) for lane in lanes]
+    with plainly():
+        settings = Settings(prompt, "", model, recipe, steps, guidance, seed, repeats).checked()
+        job = jobs.Job(settings, previews=False)
+        for news in job.news():
+            yield {"said": news["said"]}, []
+        found = job.outcome()
+    yield found.to_dict(), [(to_image(lane.cells[0].picture), lane.name) for lane in found.lanes]
 
 
 def sweep(  # noqa: PLR0917 - each is an argument of the endpoint
@@ -74,7 +81,7 @@ def sweep(  # noqa: PLR0917 - each is an argument of the endpoint
     guidance: float = 4.0,
     seed: int = 0,
     repeats: int = 3,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Measure many settings, with the untouched pipeline and plainly fewer steps beside them.
 
     Args:
@@ -88,13 +95,14 @@ def sweep(  # noqa: PLR0917 - each is an argument of the endpoint
 
     Returns:
         The sweep: its settings, environment, the points by metric (seconds, speed-up, mean and worst), and all cells.
+        Before that, for whoever listens, how far it is ("said" and "part").
     """
-    job = SweepJob(checked(SweepSettings(recipes, prompts, model, steps, guidance, seed, repeats)))
-    for _ in job.news():
-        pass
-    if job.error is not None:
-        raise gr.Error(friendly(job.error), print_exception=False)
-    return dict(job.result)
+    with plainly():
+        job = SweepJob(SweepSettings(recipes, prompts, model, steps, guidance, seed, repeats).checked())
+        for news in job.news():
+            yield dict(news["progress"])
+        found = job.outcome()
+    yield dict(found)
 
 
 def recommend(
@@ -113,12 +121,9 @@ def recommend(
     Returns:
         The recipe, its measured seconds, speed-up, mean and worst score, the code for it, and where it was measured.
     """
-    from deadheat import DeadheatError
-
-    try:
+    with plainly():
+        model = words("model", model)
         return recommended(recorded(), model, metric, number("floor", floor), number("budget", budget))
-    except DeadheatError as error:
-        raise gr.Error(str(error), print_exception=False) from error
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -139,3 +144,12 @@ def list_accelerators() -> list[dict[str, Any]]:
         }
         for name, cls in ACCELERATORS.items()
     ]
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Turn whatever goes wrong into the error that programs see: a sentence, as plain text."""
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(friendly(error), print_exception=False) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .jobs import model
+from .jobs import beside
 from .settings import MOST_REPEATS, MOST_STEPS, PUBLIC, offered
 
 NONE = "none"
@@ -71,10 +71,11 @@ def controls() -> Controls:
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=70)
     with gr.Column(elem_classes="dh-how"):
         first = [FIRST_PRESET, OWN]
-        preset = gr.Dropdown(first, value=FIRST_PRESET, label="Preset", elem_id="preset", interactive=True)
+        # no choice until the library is there: filling the lists would take back what somebody chose before
+        preset = gr.Dropdown(first, value=FIRST_PRESET, label="Preset", elem_id="preset", interactive=False)
         slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
         about = "what runs, as on the command line"
-        recipe = gr.Textbox(FIRST_PRESET, label="Recipe", elem_id="recipe", interactive=True, info=about, max_lines=4)
+        recipe = gr.Textbox(FIRST_PRESET, label="Recipe", elem_id="recipe", interactive=False, info=about, max_lines=4)
     with gr.Accordion("More settings", open=False, elem_id="more") as more:
         model, others = _more()
     negative, steps, guidance, seed, repeats = others
@@ -111,7 +112,7 @@ def model_choice(elem_id: str, value: str = "pocket-dit") -> gr.Dropdown:
 
 
 def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
-    choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=True)
+    choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=False)
     slot = Slot(choice, gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden"))
     news = [ready.change, choice.change, slot.wanted.change]
 
@@ -142,6 +143,7 @@ def _start(chosen: str, wanted: str) -> Any:
 def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
     """Lay out the knobs of an accelerator; each change is written into its part of the recipe, in the browser."""
     from deadheat.accelerators import knobs
+    from deadheat.accelerators.recipe_text import UNSAFE
 
     found, now = knobs(_start(chosen, wanted)), _start(chosen, wanted)
     plain = [name for name, (default, spec) in found.items() if spec.low is not None]
@@ -154,7 +156,10 @@ def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
     write = (
         f"(...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(usual)};"
         " const said = names.map((k, i) => [k, now[i], usual[i]]).filter(([k, a, b]) => String(a) !== String(b));"
-        f" return {json.dumps(chosen)} + (said.length ? ':' + said.map(([k, a]) => k + '=' + a).join(',') : ''); }}"
+        f" const quoted = (a) => RegExp({json.dumps(UNSAFE.pattern)}).test(a)"
+        """ ? '"' + String(a).replaceAll('"', '""') + '"' : a;"""
+        f" return {json.dumps(chosen)}"
+        " + (said.length ? ':' + said.map(([k, a]) => k + '=' + quoted(a)).join(',') : ''); }"
     )
     gr.on([w.input for w in made], None, made, part, js=write, **QUIET)
 
@@ -222,12 +227,14 @@ def _typed(recipe: str, model: Any) -> list[Any]:
 
 
 def _slots(recipe: str) -> list[Any]:
+    from deadheat.accelerators import recipe_parts
+
     from deadheat import Recipe
 
     names = [accelerator.name for accelerator in Recipe.parse(recipe).accelerators]
     if len(names) > 2:
         return [gr.skip()] * 6
-    names, texts = [*names, NONE][:2], [*map(str.strip, recipe.split("+")), ""][:2]  # as typed
+    names, texts = [*names, NONE][:2], [*recipe_parts(recipe), ""][:2]  # as typed
     return [names[0], texts[0], names[1], texts[1], *texts]
 
 
@@ -250,12 +257,21 @@ def _other_model(model: Any, preset: str, recipe: str) -> list[Any]:
     known = _shipped(model)
     kept = next((name for name in (preset, recipe) if name in known), OWN if preset == OWN else FIRST_PRESET)
     shown = gr.update(choices=[*known, OWN], value=kept, info=_expect(kept, model))
-    return [shown, _named(known), *_pick(kept, model)]
+    return [shown, _named(model), *_pick(kept, model)]
 
 
-def _named(known: dict[str, str]) -> str:
-    """Return the names of presets by their recipe text, as JSON; of two with the same text the first counts."""
-    return json.dumps({text: name for name, text in reversed(known.items())})
+def _named(model: Any) -> str:
+    """Return the names of a model's presets by their recipe text, as JSON; of two with the same text the first counts.
+
+    Of a model that is not known by name only those made for it: its family, which shows once it is loaded, may call
+    another recipe by one of the other names.
+    """
+    from deadheat.pipelines import known_model
+    from deadheat.presets import own_presets
+
+    known, own = known_model(str(model)), own_presets(str(model))
+    sure = {name: text for name, text in _shipped(model).items() if known or name in own}
+    return json.dumps({text: name for name, text in reversed(sure.items())})
 
 
 @cache
@@ -263,7 +279,7 @@ def _accelerators() -> list[tuple[str, str]]:
     """Return every accelerator; behind those that fit the pocket model the others, which want another one."""
     from deadheat import ACCELERATORS
 
-    pipe = model("pocket-dit")
+    pipe = beside("pocket-dit")  # whoever has another model in use keeps it
     fits = {name: cls.supports(pipe) is None for name, cls in ACCELERATORS.items()}
     titles = [(cls.title + ("" if fits[n] else " (not for Pocket DiT)"), n) for n, cls in ACCELERATORS.items()]
     return sorted(titles, key=lambda pair: not fits[pair[1]])
@@ -272,12 +288,14 @@ def _accelerators() -> list[tuple[str, str]]:
 def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
     first, second = made.slots
-    return [made.model, made.preset, made.named, first.choice, first.wanted, second.choice, made.ready]
+    return [made.model, made.preset, made.recipe, made.named, first.choice, first.wanted, second.choice, made.ready]
 
 
 def filled() -> list[Any]:
     """Return what they hold when it is there; importing it takes seconds, which the first page does not wait for."""
     every, known = _accelerators(), _shipped("pocket-dit")
-    presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET, info=_expect(FIRST_PRESET, "pocket-dit"))
-    slots = [gr.update(choices=every), known[FIRST_PRESET], gr.update(choices=[(NONE, NONE), *every])]
-    return [gr.update(choices=offered()), presets, _named(known), *slots, True]
+    about = _expect(FIRST_PRESET, "pocket-dit")
+    presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET, info=about, interactive=True)
+    recipe, first = gr.update(interactive=True), gr.update(choices=every, interactive=True)
+    slots = [first, known[FIRST_PRESET], gr.update(choices=[(NONE, NONE), *every], interactive=True)]
+    return [gr.update(choices=offered()), presets, recipe, _named("pocket-dit"), *slots, True]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from . import jobs
-from .edit_settings import START, EditSettings
+from .edit_settings import EditSettings
 from .progress import data_url
 
 FOLDER = Path(__file__).parent.parent / "assets" / "recorded" / "edit"
 MOST_DESKS = 40
+MOST_BYTES = 2**30  # of the pictures on all desks
 MOST_SESSIONS = 2  # each may hold hundreds of megabytes
 LONGEST = 24  # pictures of a desk
 INK = (255, 90, 54, 255)  # the page's brush
@@ -32,14 +33,21 @@ class Placed:
     Attributes:
         image: (3, H, W) in [0, 1].
         url: the same for the page.
+        small: the same for the strip.
         said: how it came about, in a few words.
         painted: what was painted on it for the next one, as the page sent it.
     """
 
     image: Any
     url: str
+    small: str
     said: str
     painted: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return int(self.image.nbytes) + len(self.url) + len(self.small) + len(self.painted)
 
 
 @dataclass(eq=False)
@@ -70,22 +78,31 @@ class Desk:
         """Width and height."""
         return int(self.past[-1].image.shape[2]), int(self.past[-1].image.shape[1])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its pictures take in memory."""
+        return sum(placed.nbytes for placed in self.past)
+
+    def fits(self, settings: EditSettings) -> bool:
+        """Tell whether the session is one of the present picture with these settings."""
+        wanted = (settings.model, settings.session())  # of a model that was loaded anew no session is left
+        return self.session is not None and self.made_for == wanted and self.session.image is self.past[-1].image
+
     def session_for(self, pipe: Any, settings: EditSettings) -> Any:
         """Return the session of the present picture; call it while the model is yours."""
         from deadheat.measure import EditSession
 
-        wanted = (settings.model, settings.session())  # of a model that was loaded anew no session is left
-        if self.session is None or self.made_for != wanted or self.session.image is not self.past[-1].image:
+        if not self.fits(settings):
             self.session = None  # before the new one, not beside it
             self.session = EditSession(pipe, self.past[-1].image, **settings.session())
             self.past[-1] = replace(self.past[-1], image=self.session.image)  # by which it is known again
-            self.made_for = wanted
+            self.made_for = (settings.model, settings.session())
         return self.session
 
-    def add(self, image: Any, said: str, painted: str) -> None:
+    def add(self, new: Placed, painted: str) -> None:
         """Put a new picture on the desk; *painted* is what led to it."""
         self.past[-1] = replace(self.past[-1], painted=painted)
-        self.past.append(Placed(image, data_url(image), said))
+        self.past.append(new)
         del self.past[1 : max(1, len(self.past) - LONGEST)]
 
     def back(self, to: int) -> str:
@@ -104,7 +121,7 @@ class Desk:
     def state(self) -> dict[str, Any]:
         """Return what the page's canvas and strip need to know."""
         width, height = self.size
-        past = [{"picture": placed.url, "said": placed.said} for placed in self.past]
+        past = [{"picture": placed.small, "said": placed.said} for placed in self.past]
         return {"desk": self.key, "size": [width, height], "history": past}
 
 
@@ -144,14 +161,26 @@ def desk(owner: str, picture: Any, shows: str, model: str, note: str = "") -> De
             f"; {note}" if note else ""
         )
     fitting = fitted_picture(picture.convert("RGB"), (width, height))
-    made, image = Desk(picture.size, shows, note, model), tensor(fitting)
-    made.past.append(Placed(image, data_url(image), "the picture"))
+    made = Desk(picture.size, shows, note, model)
+    made.past.append(placed(tensor(fitting), "the picture"))
     with _LOOKING:
         _DESKS[owner] = made
         _DESKS.move_to_end(owner)
-        while len(_DESKS) > MOST_DESKS:
-            _DESKS.popitem(last=False)
+    tidy()
     return made
+
+
+def placed(image: Any, said: str) -> Placed:
+    """Return a picture for the past of a desk."""
+    return Placed(image, data_url(image), data_url(image, "jpeg"), said)
+
+
+def tidy() -> None:
+    """Clear the desks that nobody used for longest, as far as there are too many, or too much on them."""
+    with _LOOKING:
+        kept = sum(found.nbytes for found in _DESKS.values())
+        while len(_DESKS) > MOST_DESKS or (kept > MOST_BYTES and len(_DESKS) > 1):
+            kept -= _DESKS.popitem(last=False)[1].nbytes
 
 
 def find(owner: str, key: str, model: str) -> Desk:
@@ -195,18 +224,26 @@ def of(owner: str) -> Desk | None:
 
 
 def cover(asked: Any) -> dict[str, Any]:
-    """Say what an edit of a painting would cost; nothing while somebody else has the model."""
+    """Say what an edit of a painting would cost; nothing while somebody has the model, or it would have to be loaded.
+
+    Args:
+        asked: what the canvas holds, and the page's other fields in the order of ``EditSettings``, if it knows them.
+    """
+    from deadheat.measure import EditSession
+
     from deadheat import DeadheatError
 
     try:
-        settings = EditSettings(paper=json.dumps(asked[0]), prompt="", model=asked[1] or START).checked()
+        settings = EditSettings(json.dumps(asked[0]), *(asked[1] or [""])).checked()
         key, painted = settings.paper_parts()
         found = by_key(key, settings.model)
         with jobs.if_idle() as idle:
             if not idle or found is None or not jobs.free(settings.model):
                 return {}
             with found.busy:
-                known = found.session or found.session_for(jobs.model(settings.model), settings)
+                pipe = jobs.model(settings.model)
+                other = not found.fits(settings)  # that one is not given up for a look
+                known = EditSession(pipe, found.past[-1].image, **settings.session()) if other else found.session
                 told = known.cover(read_painting(painted, found.size)[0])
     except (DeadheatError, TypeError, IndexError, KeyError):
         return {}
@@ -258,7 +295,7 @@ def tensor(picture: Any) -> Any:
 
 
 def make_room(latest: Desk) -> None:
-    """Let go of the oldest recordings of others, before a desk has one; sessions that only tell costs have none."""
+    """Let go of the oldest recordings of others, before a desk has one; sessions of dense edits have none."""
     held = [found for found in _recorded() if found is not latest]
     for found in held[: max(0, len(held) - MOST_SESSIONS + 1)]:
         found.session = None

@@ -129,7 +129,7 @@ function ask() {
   if (!shown || !Number(root.dataset.painted)) return;
   const tell = async (tries) => {
     let told = {};
-    try { told = await server.cover([{ desk: desk(), painted: paper() }, current ? current[3] : null]); } catch { return; }
+    try { told = await server.cover([{ desk: desk(), painted: paper() }, current]); } catch { return; }
     if (mine !== asked || !told) return;
     if (told.active === undefined) {   // somebody else has the model: ask again, not for ever
       if (tries) wait = setTimeout(tell, 1000, tries - 1);

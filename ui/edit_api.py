@@ -1,12 +1,13 @@
 """The edit endpoint for programs: typed, documented, and as careful as the page."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
+from .api import MODEL, plainly
 from .edit_jobs import FileJob, uploaded
 from .edit_settings import START, EditSettings
-from .page import MODEL, checked, friendly
 
 
 def endpoint() -> None:
@@ -41,7 +42,7 @@ def edit(  # noqa: PLR0917 - each is an argument of the endpoint
     guidance: float = 4.0,
     seed: int = 0,
     sparse: bool = False,
-) -> tuple[dict[str, Any], Any]:
+) -> Iterator[tuple[dict[str, Any], Any]]:
     """Change the part of a picture that a mask shows; outside it every pixel stays as it is.
 
     Args:
@@ -61,17 +62,19 @@ def edit(  # noqa: PLR0917 - each is an argument of the endpoint
 
     Returns:
         The numbers: lane ("sparse", "dense", or "none" for an empty mask), the reason for it, seconds, part of the
-        picture computed, network calls, bytes kept, warnings; and the new picture.
+        picture computed, network calls, bytes kept, warnings; and the new picture. Before that, for whoever listens,
+        how far it is ("said").
     """
     from deadheat.measure import to_image
 
-    settings = checked(EditSettings("", prompt, mode, strength, model, shows, steps, guidance, seed, 0))
-    try:
-        job = FileJob(settings, files=uploaded(settings, (image, mask)), sparse=bool(sparse))
-        for _ in job.news():
-            pass
-        if job.error is not None:
-            raise job.error
-    except Exception as error:
-        raise gr.Error(friendly(error), print_exception=False) from error
-    return job.result.to_dict(), to_image(job.result.image)
+    from deadheat import InputError
+
+    with plainly():
+        settings = EditSettings("", prompt, mode, strength, model, shows, steps, guidance, seed, 0).checked()
+        if not isinstance(sparse, bool):
+            raise InputError(f"sparse is {sparse!r}, not true or false")
+        job = FileJob(settings, files=uploaded(settings, (image, mask)), sparse=sparse)
+        for news in job.news():
+            yield {"said": news["said"]}, None
+        found = job.outcome()
+    yield found.to_dict(), to_image(found.image)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .desks import Desk, make_room, read_painting
+from .desks import Desk, make_room, placed, read_painting, tidy
 from .edit_settings import EditSettings
 from .edit_view import edit_page
 from .jobs import Job, model
@@ -111,9 +111,13 @@ class EditJob(Job):
             self._size = self.desk.size
             self._pipe = session.pipe
             done = _done(session, given, self.settings.rounds, self._look)
-            self._check()  # whoever pressed Stop during the last step was told that nothing changed
-            session.keep(done.kept)
-            self.desk.add(done.kept.image, _said(done.kept), self.settings.paper_parts()[1])
+            new = placed(done.kept.image, _said(done.kept))
+            with self._ending:  # whoever pressed Stop before was told that nothing changed
+                self._check()
+                session.keep(done.kept)
+                self.desk.add(new, self.settings.paper_parts()[1])
+                self.result = done
+        tidy()
         return done
 
     def _look(self, event: Any) -> None:
@@ -142,8 +146,9 @@ class FileJob(Job):
     def _work(self) -> Any:
         return made(model(self.settings.model), self.settings, self.files, sparse=self.sparse, watch=self._look)
 
-    def _look(self, _: Any) -> None:
+    def _look(self, event: Any) -> None:
         self._check()
+        self._news.put({"said": f"step {event.step} of {event.steps}"})
 
 
 def uploaded(settings: EditSettings, files: tuple[str | None, str | None]) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from . import desks, jobs
 from .controls import model_choice
 from .edit_jobs import EditJob
 from .edit_settings import START, EditSettings
-from .page import MODEL, PRIVATE, checked, friendly, last_word
+from .page import OVER, PRIVATE, RUNS, checked, friendly, last_word
 from .settings import MOST_REPEATS, MOST_STEPS, offered
 
 HERE = Path(__file__).parent
@@ -69,7 +69,8 @@ def edit_page(tab: gr.Tab) -> None:
                 snippet = recorded["snippet"] if recorded else ""
                 code = gr.Code(snippet, language="python", interactive=False, show_label=False)
     _wire(left, stage, code)
-    tab.select(_library, None, left.model, **PRIVATE)
+    tab.select(_library, None, left.model, queue=False, **PRIVATE)
+    tab.select(None, left.fields[1:], None, js=TELL, **PRIVATE)
 
 
 def _panel(recorded: Any) -> Panel:
@@ -139,7 +140,7 @@ def cover(asked: Any) -> dict[str, Any]:
 def _wire(left: Panel, stage: gr.HTML, code: gr.Code) -> None:
     shown = [stage, code, left.go, left.stop]
     pressed = [left.go.click, left.fields[1].submit]
-    gr.on(pressed, _run, left.fields, shown, validator=_complaints, js=PAPER, **MODEL, **PRIVATE)
+    gr.on(pressed, _run, left.fields, shown, validator=_complaints, js=PAPER, **RUNS, **PRIVATE)
     left.stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
     gr.on([field.change for field in left.fields[1:]], None, left.fields[1:], None, js=TELL, **PRIVATE)
     placed = [stage, left.shows]
@@ -188,7 +189,8 @@ def _at_rest() -> tuple[Any, Any]:
 
 def _stop(request: gr.Request) -> tuple[Any, ...]:
     run = jobs.stop(_owner(request))
-    return (_stopped(run), gr.skip(), *_at_rest())
+    said = _stopped(None, OVER) if run is None else _stopped(run)
+    return (said, gr.skip(), *_at_rest())
 
 
 def _stopped(run: int | None, said: str = "Stopped. The picture is as it was.") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from datetime import date
+from statistics import median
 from typing import Any
 
 from .desks import Desk
@@ -94,12 +95,7 @@ def lanes(done: Any) -> list[dict[str, Any]]:
 
 
 def _seconds(done: Any, lane: str) -> str:
-    return seconds_text(_median(done.compared.seconds[lane]))
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2]
+    return seconds_text(median(done.compared.seconds[lane]))
 
 
 def cards(done: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from . import jobs
 from .controls import model_choice
-from .page import PRIVATE, checked, last_word
+from .page import OVER, PRIVATE, RUNS, checked, last_word, refusal
 from .recommend import recorded
 from .settings import MOST_REPEATS, MOST_STEPS
 from .sweeping import DEFAULT, SweepJob, SweepSettings
@@ -17,7 +17,6 @@ from .uploads import explored
 HERE = Path(__file__).parent
 FIRST_PROMPT = "a fox above a mushroom on a striped teal background"
 INTRO = "Every point is a setting that was measured: how long a picture takes, and what that costs in quality."
-SWEEPS: dict[str, Any] = {"concurrency_id": "sweep", "concurrency_limit": 4}  # they wait in turn for the model
 
 
 def explore_page() -> None:
@@ -30,9 +29,9 @@ def explore_page() -> None:
         with gr.Column(min_width=280, elem_classes="dh-main"):
             explorer = _explorer(recorded())
     shown = [explorer, go, stop]
-    go.click(_run, fields, shown, validator=_complaints, **SWEEPS, **PRIVATE)
+    go.click(_run, fields, shown, validator=_complaints, **RUNS, **PRIVATE)
     stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
-    upload.upload(_load, upload, explorer, **PRIVATE)
+    upload.upload(_load, upload, explorer, **PRIVATE)  # queued: of what is not, Gradio shows no error
 
 
 def _fields() -> tuple[list[Any], gr.Button, gr.Button]:
@@ -100,7 +99,8 @@ def _run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
 
 def _stopped(run: int | None) -> dict[str, Any]:
     said = {"said": "Stopped. What was measured until then stays.", "early": "Stopped before a cell was finished."}
-    return {"kind": "stopped", **said, "run": run, "badge": "stopped"}
+    words = said if run is not None else dict.fromkeys(said, OVER)
+    return {"kind": "stopped", **words, "run": run, "badge": "stopped"}
 
 
 def _at_rest() -> tuple[Any, Any]:
@@ -124,4 +124,4 @@ def _load(raw: bytes) -> Any:
     try:
         return explored(raw)
     except DeadheatError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise refusal(error) from error

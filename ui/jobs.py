@@ -15,6 +15,7 @@ from .settings import SWITCHES, Settings
 from .view import result_page
 
 LONELY = 60.0  # seconds without anybody asking for news, after which a run is given up
+BREATH = 5.0  # seconds after which news are repeated: only between two of them can Gradio tell that somebody has left
 _ONE_AT_A_TIME = threading.Lock()
 _ONE_LOADS = threading.Lock()  # while transformers builds a model, it builds those of all threads without weights
 _LOADED: dict[str, Any] = {}
@@ -59,6 +60,8 @@ def beside(name: str) -> Any:
     from deadheat import load
 
     with _ONE_LOADS:
+        if not _LOADED:
+            _LOADED[name] = load(name, **SWITCHES)
         return _LOADED.get(name) or load(name, **SWITCHES)
 
 
@@ -68,17 +71,25 @@ def tell(holder: "Holder") -> None:
 
 
 def free(name: str) -> bool:
-    """Tell whether a model is there, or can be loaded without anybody's losing anything."""
-    return name in _LOADED or not any(holder.holds() for holder in _HOLDERS)
+    """Tell whether a model is there, or loads at once without anybody's losing anything."""
+    small = all(_pocket(one) for one in (name, *_LOADED))
+    return name in _LOADED or (small and not any(holder.holds() for holder in _HOLDERS))
+
+
+def _pocket(name: str) -> bool:
+    from deadheat.pipelines import known_model
+
+    known = known_model(name)
+    return known is not None and known.pocket
 
 
 def warm_up(name: str = "pocket-dit") -> None:
-    """Load a pocket model, so that the first run need not."""
+    """Load a pocket model, so that the first run need not; who has loaded another keeps it."""
     from deadheat import DeadheatError
 
     with _ONE_AT_A_TIME:
         try:
-            if free(name):
+            if not _LOADED:
                 model(name)
         except DeadheatError as error:
             log.warning("the pocket model could not be loaded: %s", error)
@@ -104,6 +115,7 @@ class Job:
     error: Exception | None = None
     _news: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
     _asked: float = field(default_factory=time.monotonic)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.progress = self._plan()
@@ -112,12 +124,21 @@ class Job:
     def news(self) -> Iterator[dict[str, Any]]:
         """Yield what the page should show while the run lasts; stops the run if nobody listens any more."""
         try:
-            yield self.progress.page("waiting for the model")
+            known, told = self.progress.page("waiting for the model"), time.monotonic()
+            yield known
             while (latest := self._latest()) is not None and not self.cancelled.is_set():
-                if latest:
-                    yield latest
+                if latest or time.monotonic() - told > BREATH:
+                    known, told = latest or known, time.monotonic()
+                    yield known
         finally:
             self.cancelled.set()  # without effect on a run that has ended
+
+    def stop(self) -> bool:
+        """Stop the run; return whether that was in time."""
+        with self._ending:
+            if self.result is None:
+                self.cancelled.set()
+            return self.result is None
 
     def page(self) -> dict[str, Any]:
         """Return the finished run for the page.
@@ -165,7 +186,7 @@ class Job:
         self._news.put(self.progress.page("loading the model"))
         pipe = model(self.settings.model)
         self._check()
-        return compare(pipe, [self.settings.recipe], watch=self._watch, **self.settings.arguments())
+        return compare(pipe, watch=self._watch, **self.settings.arguments())
 
     def _watch(self, event: Any) -> None:
         self._check()
@@ -213,11 +234,9 @@ def in_turn() -> Iterator[None]:
 
 
 def stop(owner: str) -> int | None:
-    """Stop the run of somebody and return its number; None if there is none."""
-    if (job := _JOBS.pop(owner, None)) is None:
-        return None
-    job.cancelled.set()
-    return job.number
+    """Stop the run of somebody and return its number; None if there is none, or it has its result already."""
+    job = _JOBS.pop(owner, None)
+    return job.number if job is not None and job.stop() else None
 
 
 def forget(owner: str, job: Job) -> None:

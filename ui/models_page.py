@@ -9,7 +9,7 @@ import gradio as gr
 
 from . import jobs
 from .controls import Controls, model_choice
-from .page import MODEL, PRIVATE, friendly
+from .page import PRIVATE, RUNS, friendly, refusal
 from .settings import check_model, offered
 from .view import threads_text
 
@@ -31,8 +31,8 @@ def models_page(tab: gr.Tab, tabs: gr.Tabs, compare: Controls) -> None:
                 code = gr.Code("", language="python", interactive=False, show_label=False, elem_id="models-code")
             sheet = _sheet()
     shown = [sheet, code]
-    tab.select(_first, sheet, [chosen, *shown], **PRIVATE)
-    look.click(_look, chosen, shown, **MODEL, **PRIVATE)
+    tab.select(_first, sheet, [chosen, *shown], queue=False, **PRIVATE)
+    look.click(_look, chosen, shown, **RUNS, **PRIVATE)
     steps, guidance = compare.fields[4:6]
     taken = [compare.model, steps, guidance, compare.more, tabs]
     use.click(_use, chosen, taken, **PRIVATE)
@@ -75,7 +75,7 @@ def _use(model: str) -> tuple[Any, ...]:
     try:
         check_model(model)
     except DeadheatError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise refusal(error) from error
     usual = known_model(model)
     rest = (usual.steps, usual.guidance) if usual else (gr.skip(), gr.skip())
     return gr.update(value=model, choices=offered()), *rest, gr.update(open=True), gr.update(selected="compare")

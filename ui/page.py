@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -15,8 +16,10 @@ from .settings import Settings
 
 HERE = Path(__file__).parent
 RECORDED = HERE.parent / "assets" / "recorded" / "compare" / "page.json"
-MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# The runs of all pages: each tells that it waits for the model, and can be stopped, while another has it.
+RUNS: dict[str, Any] = {"concurrency_id": "runs", "concurrency_limit": 16}
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+OVER = "There is nothing to stop any more."  # where Stop was pressed with the result under way
 
 log = logging.getLogger("deadheat.app")
 
@@ -34,7 +37,7 @@ def compare_page(demo: gr.Blocks) -> Controls:
                 snippet = recorded["snippet"] if recorded else ""
                 code = gr.Code(snippet, language="python", interactive=False, show_label=False, elem_id="snippet")
     _wire(left, stage, code)
-    demo.load(_library, None, waiting(left), **PRIVATE)
+    demo.load(_library, None, waiting(left), queue=False, **PRIVATE)
     return left
 
 
@@ -49,7 +52,7 @@ def _stage(value: Any) -> gr.HTML:
 def _wire(left: Controls, stage: gr.HTML, code: gr.Code) -> None:
     shown = [stage, code, left.go, left.stop]
     pressed = [left.go.click, left.prompt.submit]
-    gr.on(pressed, _run, left.fields, shown, validator=_complaints, **MODEL, **PRIVATE)
+    gr.on(pressed, _run, left.fields, shown, validator=_complaints, **RUNS, **PRIVATE)
     left.stop.click(_stop, None, shown, queue=False, **PRIVATE)  # the run says the same once more, as its last word
 
 
@@ -81,13 +84,18 @@ Asked = TypeVar("Asked", bound=Checkable)
 
 
 def checked(settings: Asked) -> Asked:
-    """Return the settings, or raise the error that clients of the page see."""
+    """Return the settings, or raise the error that visitors of the page see."""
     from deadheat import DeadheatError
 
     try:
         return settings.checked()
     except DeadheatError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise refusal(error) from error
+
+
+def refusal(error: Exception) -> gr.Error:
+    """Return the error for a page, which reads it as HTML: no word of a visitor or of a file may be markup there."""
+    return gr.Error(escape(str(error), quote=False), print_exception=False)
 
 
 def friendly(error: Exception) -> str:
@@ -110,7 +118,7 @@ def last_word(error: Exception, stopped: dict[str, Any]) -> dict[str, Any]:
 def _stopped(run: int | None) -> dict[str, Any]:
     """Return what the page shows when somebody pressed Stop; of that run it wants no more news."""
     said = "Stopped. Nothing was measured; below stands the result before."
-    return {"kind": "stopped", "said": said, "run": run}
+    return {"kind": "stopped", "said": OVER if run is None else said, "run": run}
 
 
 def _at_rest() -> tuple[Any, Any]:

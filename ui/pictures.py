@@ -22,7 +22,7 @@ def data_url(source: Path | IO[bytes], side: int = SIDE) -> str | None:
             if image.width * image.height > MOST_PIXELS:
                 return None
             small = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL calls a damaged PNG bad syntax
         return None
     small.thumbnail((side, side))
     buffer = io.BytesIO()

@@ -25,7 +25,7 @@ def data_url(picture: Any, kind: str = "png") -> str:
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         image.save(buffer, "JPEG", quality=82)
     else:
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG")
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

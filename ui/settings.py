@@ -32,8 +32,11 @@ class Settings:
     repeats: int = 3
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments for ``compare``."""
+        """Return the arguments for ``compare``; a preset is the one that the panel shows, of whatever family it is."""
+        from deadheat.presets import presets
+
         return {
+            "recipes": [presets(self.model).get(self.recipe, self.recipe)],
             "prompts": [self.prompt],
             "seeds": [self.seed],
             "steps": self.steps,
@@ -124,13 +127,26 @@ def number(name: str, value: Any) -> float:
     return value
 
 
+def words(name: str, value: Any) -> str:
+    """Return text, or refuse what is none by the name of its field.
+
+    Raises:
+        InputError: names the field and the value.
+    """
+    from deadheat import InputError
+
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r}, not a text")
+    return value
+
+
 def check_model(name: Any) -> None:
     """Refuse a model that cannot be run here.
 
     Raises:
         LoadError: names the model and what can be.
     """
-    from deadheat.pipelines import hub_id, nearest
+    from deadheat.pipelines import hub_id, is_folder, nearest
 
     from deadheat import LoadError
 
@@ -141,7 +157,7 @@ def check_model(name: Any) -> None:
         return
     if PUBLIC:
         raise LoadError(f"{name!r} cannot be run here (run Deadheat yourself for it); {nearest(str(name), known)}")
-    if not hub_id(str(name)) or Path(str(name)).exists():
+    if not hub_id(str(name)) or is_folder(str(name)):
         raise LoadError(
             f"no model is called {name!r} (a hub id has the form owner/name; a folder has to be named when the app is "
             f"started, with deadheat app --model FOLDER); {nearest(str(name), known)}"
@@ -160,7 +176,7 @@ def check_recipe(text: Any, model: Any = "", meant: Callable[[str], Iterable[str
         These recipe texts.
 
     Raises:
-        KnobError, PresetError: it is empty, wrong, or names a file.
+        InputError, KnobError, PresetError: it is no text, empty, wrong, or names a file.
     """
     from deadheat.presets import presets
 
@@ -168,7 +184,7 @@ def check_recipe(text: Any, model: Any = "", meant: Callable[[str], Iterable[str
 
     if not str(text or "").strip():
         raise KnobError("no accelerator is chosen; take one, such as ab-cache:every=3")
-    if ".toml" in text:
+    if ".toml" in words("recipe", text):
         raise KnobError(f"{text!r} looks like a file; write the recipe itself, such as ab-cache:every=3")
     if meant is None:
         _check_no_file(presets(str(model)).get(text) or Recipe.of(text))

@@ -37,7 +37,7 @@ at("range").value = 50;
 at("range").addEventListener("input", (e) => { flipped = null; place(Number(e.target.value)); });
 at("flip").addEventListener("click", flip);
 document.addEventListener("keydown", (e) => {
-  if (!element.isConnected || e.key.toLowerCase() !== "f" || e.ctrlKey || e.metaKey || e.altKey) return;
+  if (!element.isConnected || !element.offsetParent || e.key.toLowerCase() !== "f" || e.ctrlKey || e.metaKey || e.altKey) return;
   const into = e.target;
   if (into.isContentEditable || into.tagName === "TEXTAREA" || into.tagName === "SELECT") return;
   if (into.tagName === "INPUT" && into.type !== "range") return;

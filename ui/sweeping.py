@@ -10,7 +10,7 @@ from typing import Any
 
 from .jobs import Job, model
 from .pictures import data_url
-from .settings import PUBLIC, Settings, check_recipe
+from .settings import PUBLIC, Settings, check_recipe, words
 
 MOST_CELLS = 24 if PUBLIC else 120
 MOST_LINES = 20  # of recipes, and of prompts
@@ -42,12 +42,11 @@ class SweepSettings:
 
     def checks(self) -> dict[str, Callable[[], Any]]:
         """Return a check for each field; each raises a ``DeadheatError`` that says what is wrong."""
-        prompts = _lines(self.prompts) or [""]
-        rest = Settings(prompts[0], "", self.model, "", self.steps, self.guidance, self.seed, self.repeats).checks()
+        rest = Settings("", "", self.model, "", self.steps, self.guidance, self.seed, self.repeats).checks()
         names = ("model", "steps", "guidance", "seed", "repeats")
         return {
             "recipes": self._check_recipes,
-            "prompts": partial(_check_prompts, prompts),
+            "prompts": self._check_prompts,
             **{name: rest[name] for name in names},
         }
 
@@ -68,8 +67,8 @@ class SweepSettings:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for ``sweep``."""
         return {
-            "recipes": _lines(self.recipes),
-            "prompts": _lines(self.prompts),
+            "recipes": _lines("recipes", self.recipes),
+            "prompts": _lines("prompts", self.prompts),
             "seeds": [int(self.seed)],
             "steps": int(self.steps),
             "guidance": float(self.guidance),
@@ -81,7 +80,7 @@ class SweepSettings:
 
         from deadheat import InputError, KnobError
 
-        lines = _lines(self.recipes)
+        lines, prompts = _lines("recipes", self.recipes), _lines("prompts", self.prompts)
         if not lines:
             raise KnobError("no recipe is given; write one a line, such as ab-cache:every=2..4")
         if len(lines) > MOST_LINES:
@@ -89,23 +88,23 @@ class SweepSettings:
         recipes: set[str] = set()
         for text in lines:
             recipes |= {*check_recipe(text, meant=partial(sweep_recipes, str(self.model)))}
-            count = (len(recipes) + 6) * max(1, len(_lines(self.prompts)))
+            count = (len(recipes) + 6) * max(1, len(prompts))
             if count > MOST_CELLS:
                 raise InputError(f"this is a sweep of {count} cells, and at most {MOST_CELLS} are taken: drop values")
 
+    def _check_prompts(self) -> None:
+        from deadheat.measure import check_inputs
 
-def _lines(text: str | None) -> list[str]:
-    return [line.strip() for line in (text or "").splitlines() if line.strip()]
+        from deadheat import InputError
+
+        prompts = _lines("prompts", self.prompts)
+        if len(prompts) > MOST_LINES:
+            raise InputError(f"these are {len(prompts)} prompts, not between 1 and {MOST_LINES}")
+        check_inputs(prompts or [""])
 
 
-def _check_prompts(prompts: list[str]) -> None:
-    from deadheat.measure import check_inputs
-
-    from deadheat import InputError
-
-    if len(prompts) > MOST_LINES:
-        raise InputError(f"these are {len(prompts)} prompts, not between 1 and {MOST_LINES}")
-    check_inputs(prompts)
+def _lines(name: str, text: str | None) -> list[str]:
+    return [line.strip() for line in words(name, text or "").splitlines() if line.strip()]
 
 
 def _complaint(test: Callable[[], Any]) -> str:
@@ -185,7 +184,7 @@ class SweepJob(Job):
         from deadheat.measure.sweep_settings import sweep_settings
 
         given = self.settings.arguments()
-        settings = sweep_settings(pipe, **given, negative=None, size=None, metrics=[], control=None)
+        settings = sweep_settings(pipe, **given, negative=None, size=None, metrics=["psnr"], control=None)
         cells, rounds = plan(settings), settings["repeats"]
         steps = [int(c.recipe.partition("steps=")[2]) if c.role == "control" else c.steps for c in cells]
         more = sum(1 for _ in heats(cells, ())) - len(settings["prompts"])

@@ -2,8 +2,10 @@
 
 import io
 import json
+import lzma
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -19,7 +21,10 @@ MOST_METRICS = 20
 MOST_WORDS = 10_000  # of what stands in the code of every point
 NAMES = ("sweep.jsonl", "result.json")
 TAKEN = "take the sweep.jsonl of a sweep, the result.json of a comparison, or their folder as a zip"
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
+DAMAGED = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError, OSError,
+)  # fmt: skip
 
 Look = Callable[[str], str | None]
 
@@ -36,7 +41,7 @@ def explored(raw: bytes) -> dict[str, Any]:
         page = _zipped(raw) if raw[:4] == b"PK\x03\x04" else _read(raw, lambda _: None)
     except DeadheatError as error:
         raise InputError(_without_paths(str(error))) from error
-    except (*DAMAGED, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise InputError(f"this file cannot be read as a result ({type(error).__name__}); {TAKEN}") from error
     return {**page, "badge": f"loaded, {page['badge']}"}
 
