@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..accelerators import attached, check
-from ..pipelines import Cancelled, DeadheatError, Report, call_arguments, picture
+from ..pipelines import Cancelled, DeadheatError, Report, UnsupportedError, call_arguments, picture
 from ..presets import Recipe
+from .broken import BROKEN, sentence, tidy_up
 from .environment import hardware
 from .metrics import TOGETHER
 from .plan import PLAIN, Heat, Planned
@@ -41,6 +42,8 @@ class _Lane:
     error: str | None = None
 
     def saw(self, picture: Tensor) -> None:
+        if not picture.isfinite().all():
+            raise UnsupportedError(BROKEN)
         if self.picture is None:
             self.picture = picture
         elif not self.picture.equal(picture) and BLURRED not in self.warnings:
@@ -110,8 +113,8 @@ class Bench:
         except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a pipeline raises belongs into its cell; the sweep goes on
-            lane.error = _sentence(error)
-            _tidy_up(error)
+            lane.error = sentence(error)
+            tidy_up(error)
 
     def _warm_up(self, lane: _Lane, cell: Planned) -> None:
         """Run once untimed whatever this process has not run yet; the baseline's calls are counted in such a run."""
@@ -171,8 +174,8 @@ class Bench:
                     raise ArithmeticError("it is no number for this picture")
                 scores[metric] = value
             except Exception as error:  # noqa: BLE001 - whatever a metric raises belongs into its cell; the sweep goes on
-                lane.warnings.append(f"{metric} failed: {_sentence(error)}")
-                _tidy_up(error)
+                lane.warnings.append(f"{metric} failed: {sentence(error)}")
+                tidy_up(error)
         return scores
 
     def _shot(self, lane: _Lane, plain: _Lane | None) -> Shot:
@@ -190,14 +193,3 @@ class Bench:
         file = io.BytesIO()
         to_image(picture).save(file, "PNG")
         return cell, file.getvalue()
-
-
-def _tidy_up(error: Exception) -> None:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        torch.cuda.empty_cache()
-
-
-def _sentence(error: Exception) -> str:
-    """Return what went wrong, on one line."""
-    said = " ".join(str(error).split())[:500]
-    return said if isinstance(error, DeadheatError) else f"{type(error).__name__}: {said}"

@@ -9,6 +9,7 @@ from ..accelerators import check
 from ..pipelines import describe, ignored_words, known_model, model_name
 from ..presets import Recipe
 from .baselines import Baselines
+from .broken import BROKEN
 from .environment import environment
 from .inputs import check_draws, check_inputs
 from .result import Cell, Comparison
@@ -110,6 +111,8 @@ def _finish(trial: Trial, scorer: Scorer, kept: Baselines | None, memory: bool) 
             kept.put(*cell, trial.shots["baseline", at])
     for lane in trial.lanes:
         found = [trial.shots[lane.name, at] for at in range(len(trial.cells))]
+        if not all(picture.isfinite().all() for picture in found):
+            lane.warnings.append(BROKEN)
         truth = [trial.shots["baseline", at] for at in range(len(trial.cells))]
         scores = scorer([prompt for prompt, _ in trial.cells], found, truth)
         lane.cells = [Cell(p, s, sc, pic) for (p, s), sc, pic in zip(trial.cells, scores, found, strict=True)]

@@ -72,7 +72,7 @@ class Finals:
 
     def _thin_out(self, racing: Sequence[Entry]) -> None:
         for entry in racing:
-            if self.race.judge.lost(entry):
+            if not entry.dropped and self.race.judge.lost(entry):
                 over = self.race.track.goal.budget is not None
                 entry.dropped = "takes longer than the budget" if over else "misses the floor on held-out prompts"
         sure = [entry for entry in racing if not entry.dropped and self.race.judge.sure(entry)]
@@ -93,7 +93,7 @@ class Finals:
         at = closest.at + back
         while 0 <= at < len(line.recipes):
             known = next((e for e in self.race.entries if e.line == line.name and e.at == at), None)
-            if known not in self.race.finalists:
+            if known is None or not (known.failed or known in self.race.finalists):
                 entry = known or Entry(line.recipes[at], line.name, at)
                 if known is None:
                     self.race.entries.append(entry)

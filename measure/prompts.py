@@ -54,6 +54,7 @@ def course(pipe: Any, prompts: Sequence[str] | None = None, seed: int = 0) -> Co
         write = scenes if model is not None and model.pocket else mixed
         dealt = [(prompt, seed) for prompt in write(sum(MOST), seed)]
         return Course(tuple(dealt[: MOST[0]]), tuple(dealt[MOST[0] : -MOST[2]]), tuple(dealt[-MOST[2] :]))
+    prompts = list(dict.fromkeys(prompts))  # a prompt that is there twice would be held out of nothing
     if len(prompts) < ENOUGH:
         note = f"{len(prompts)} prompts are few: what is held out are other seeds of the same prompts"
         parts, seeds = (prompts, prompts, prompts), (seed, seed + 1000, seed + 2000)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from ..accelerators import attached
-from ..pipelines import Cancelled, DeadheatError, InputError
+from ..pipelines import Cancelled, InputError
 from ..presets import Recipe
 from .finals import FINALISTS, Finals
 from .fit import Recording, record
@@ -124,7 +124,7 @@ class Race:
             self.reached = 1
             if (leader := self._leader()) is not None:
                 self.track.probe(leader, self.course.probe[: self.rungs[2]])
-                self.judge.pace = leader
+                self.judge.pace = None if leader.failed else leader
 
     def _walk_others(self) -> None:
         for nth, line in enumerate(self.space.lines[self.reached :], self.reached):
@@ -160,20 +160,12 @@ class Race:
         """Return the entry for a setting, with its first probes; None where it cannot run."""
         for entry in self.entries:
             if entry.line == line.name and entry.at == at:
-                return entry if entry.scores else None
+                return None if entry.failed else entry
         entry = Entry(line.recipes[at], line.name, at)
-        try:
-            self.track.probe(entry, self.course.probe[: self.rungs[0]])
-        except Cancelled:
-            raise
-        except (DeadheatError, RuntimeError, ValueError) as error:
-            self.entries.append(entry)
-            entry.dropped = f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            return None
+        self.track.probe(entry, self.course.probe[: self.rungs[0]])
         self.entries.append(entry)
-        if entry.idle:
-            entry.dropped = f"{' and '.join(entry.idle)} did nothing: the same as without"
-        return entry
+        entry.dropped = entry.dropped or entry.idle
+        return None if entry.failed else entry
 
     # -- halving -------------------------------------------------------------------------------------------------
 

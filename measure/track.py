@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..accelerators import attached
-from ..pipelines import Report, call_arguments, family, pictures
+from ..pipelines import Cancelled, Report, UnsupportedError, call_arguments, family, pictures
 from ..presets import Recipe
+from .broken import BROKEN, tidy_up
 from .goal import Estimate, Goal, Scores, estimate
 from .prompts import Cell
 from .score import Scorer
@@ -39,7 +40,9 @@ class Entry:
         cost: what a run takes, in whole steps of the network.
         calls, asked: samples through the denoiser, and those that the pipeline asked for.
         seconds: wall clock of one picture, run by run.
+        beside: the baseline's seconds and its own, of the rounds in which both ran.
         dropped: why it is out of the race; "" if it is not.
+        failed: whether it is out because it cannot run, or draws no numbers.
         warnings: what its report warned of.
     """
 
@@ -52,7 +55,9 @@ class Entry:
     calls: int = 0
     asked: int = 0
     seconds: list[float] = field(default_factory=list)
+    beside: list[tuple[float, float]] = field(default_factory=list)
     dropped: str = ""
+    failed: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -61,15 +66,26 @@ class Entry:
         return self.recipe.title or str(self.recipe)
 
     @property
-    def idle(self) -> list[str]:
-        """Names of those parts of a combination that did nothing in the last run."""
+    def idle(self) -> str:
+        """Why the last run was that of another setting under a longer name; "" where every part did something."""
+        if any(text.startswith("nothing was skipped") for text in self.warnings):
+            return "it skipped nothing: the same as the plain pipeline"
         parts = self.recipe.accelerators if len(self.recipe.accelerators) > 1 else ()
-        return [a.name for a in parts if any(text.startswith(f"{a.name} did nothing") for text in self.warnings)]
+        idle = [a.name for a in parts if any(text.startswith(f"{a.name} did nothing") for text in self.warnings)]
+        return f"{' and '.join(idle)} did nothing: the same as without" if idle else ""
 
     @property
     def median(self) -> float:
         """Median measured seconds."""
         return statistics.median(self.seconds)
+
+    @property
+    def speedup(self) -> float | None:
+        """Median seconds of the baseline over its own, of the rounds in which both ran; None where there are none."""
+        if not self.beside:
+            return None
+        plain, own = zip(*self.beside, strict=True)
+        return statistics.median(plain) / statistics.median(own)
 
 
 @dataclass(eq=False)
@@ -141,24 +157,44 @@ class Track:
             part = todo[at : at + size]
             if missing := [cell for cell in part if cell not in self.truth]:
                 self.check_time()
-                self._keep(self.baseline, missing, self.draw(Recipe(), missing)[0])
+                self._drawn(self.baseline, missing)
             self.check_time()
-            found, report, _ = self.draw(entry.recipe, part)
-            if report is not None:
-                self._count(entry, report, len(part))
-            self._keep(entry, part, found)
+            if not self._drawn(entry, part):
+                return
 
     def round(self, entries: Sequence[Entry], cell: Cell) -> None:
         """Draw one picture with each, one after the other as a user would, with the stopwatch."""
-        drawn = []
-        for entry in entries:
-            found, report, seconds = self.draw(entry.recipe, [cell], counted=entry is not self.baseline)
-            drawn.append((entry, found, report, seconds))
-        for entry, found, report, seconds in sorted(drawn, key=lambda one: one[0] is not self.baseline):
+        tried = {entry: self._tried(entry, [cell], counted=entry is not self.baseline) for entry in entries}
+        drawn = {entry: one for entry, one in tried.items() if one is not None}
+        for entry in sorted(drawn, key=lambda one: one is not self.baseline):
+            found, seconds = drawn[entry]
             entry.seconds.append(seconds)
-            if report is not None:
-                self._count(entry, report, 1)
+            if self.baseline in drawn:
+                entry.beside.append((drawn[self.baseline][1], seconds))
             self._keep(entry, [cell], found)
+
+    def _tried(self, entry: Entry, cells: Sequence[Cell], counted: bool = True) -> tuple[list[Tensor], float] | None:
+        """Draw cells; returns pictures and seconds, or None where the entry cannot, and is out of the race."""
+        try:
+            found, report, seconds = self.draw(entry.recipe, cells, counted)
+            if not all(picture.isfinite().all() for picture in found):
+                raise UnsupportedError(BROKEN)
+        except Exception as error:
+            if entry is self.baseline or isinstance(error, Cancelled):
+                raise
+            tidy_up(error)
+            said = str(error).splitlines() or [type(error).__name__]
+            entry.dropped, entry.failed = f"failed: {said[0]}", True
+            return None
+        if report is not None and entry is not self.baseline:
+            self._count(entry, report, len(cells))
+        return found, seconds
+
+    def _drawn(self, entry: Entry, cells: Sequence[Cell]) -> bool:
+        made = self._tried(entry, cells)
+        if made is not None:
+            self._keep(entry, cells, made[0])
+        return made is not None
 
     def _batch(self) -> int:
         pixels = next(iter(self.truth.values()))[0].numel()
@@ -204,7 +240,7 @@ class Track:
                 found.append(Estimate(gap.mean + whole.mean, (gap.error**2 + whole.error**2) ** 0.5))
             elif own:
                 found.append(estimate(list(own.values())))
-        return min(found, key=lambda one: one.mean, default=Estimate(0.0, math.inf))
+        return min(found, key=lambda one: one.mean, default=Estimate(-math.inf, math.inf))
 
 
 def cost(report: Report, step: float) -> float:

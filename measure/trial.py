@@ -1,6 +1,7 @@
 """Races the lanes of a comparison, and chooses the plain runs that take as long as its variants."""
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,7 @@ from ..presets import Recipe
 from .result import Lane, Role
 from .runner import Runner
 
-BROKEN = (
-    "its pictures hold values that are no numbers, and have no score: a step overflowed. Take another dtype, or skip "
-    "less"
-)
+CONTROL = "{} steps"  # what a control is called
 
 
 @dataclass(eq=False)
@@ -27,7 +25,7 @@ class Trial:
     lanes: list[Lane] = field(default_factory=list)
     shots: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     stages: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    late: set[str] = field(default_factory=set)
+    beside: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, recipe: Recipe, role: Role, name: str) -> Lane:
         """Add a lane and warm it up: one run, counted, not timed."""
@@ -41,22 +39,40 @@ class Trial:
         self.lanes.append(lane)
         return lane
 
-    def race(self, lanes: Sequence[Lane], rounds: int) -> None:
-        """Run all *lanes* once a round, interleaved, in an order that turns, each round on the next cell."""
+    def race(self, lanes: Sequence[Lane], rounds: int, timed: Sequence[Lane] | None = None) -> None:
+        """Run all *lanes* once a round, interleaved, in an order that turns, each round on the next cell.
+
+        The baseline is one of them. Only the lanes *timed*, or all, keep what they took, each beside the baseline's
+        seconds of the same round.
+        """
         self.runner.phase, self.runner.rounds = "timed", rounds
         for turn in range(rounds):
             self.runner.round, at = turn + 1, turn % len(self.cells)
+            took: dict[str, tuple[float, dict[str, float]]] = {}
             first = turn % len(lanes)
             for lane in [*lanes[first:], *lanes[:first]]:
                 picture, seconds, stages = self.runner.timed(lane, self.cells[at])
+                took[lane.name] = seconds, stages
                 self._compare_with_warm_up(lane, at, picture)
                 self.shots.setdefault((lane.name, at), picture)
+            for lane in timed or lanes:
+                seconds, stages = took[lane.name]
                 lane.seconds.append(seconds)
+                self.beside.setdefault(lane.name, []).append((took["baseline"][0], seconds))
                 self.stages.setdefault(lane.name, []).append(stages)
 
+    def speedup(self, lane: Lane) -> float:
+        """Return the baseline's median seconds over the lane's, of the same rounds."""
+        plain, own = zip(*self.beside[lane.name], strict=True)
+        return statistics.median(plain) / statistics.median(own)
+
+    def asked(self, lane: Lane) -> int:
+        """Return the steps that a control asks for; some schedulers call the network more often than that."""
+        (fewer,) = self.runner.recipes[lane.name].accelerators
+        assert isinstance(fewer, FewerSteps)
+        return fewer.steps
+
     def _compare_with_warm_up(self, lane: Lane, at: int, picture: Tensor) -> None:
-        if not picture.isfinite().all() and BROKEN not in lane.warnings:
-            lane.warnings.append(BROKEN)
         picture = picture.nan_to_num()
         before = self.shots.get((lane.name, at))
         said = "two runs with the same seed gave different pictures: its faithfulness is blurred by that"
@@ -64,8 +80,8 @@ class Trial:
             lane.warnings.append(said)
 
     def fixed_and_step(self) -> tuple[float, float]:
-        """Return the baseline's seconds outside denoising, and its seconds a step."""
-        stages, steps = self.stages["baseline"], len(self.lanes[0].steps)
+        """Return the baseline's seconds outside denoising, and its seconds a step that was asked for."""
+        stages, steps = self.stages["baseline"], self.runner.settings["steps"]
         fixed = statistics.median(s["text"] + s["decode"] for s in stages)
         return fixed, statistics.median(s["denoise"] for s in stages) / steps
 
@@ -76,32 +92,27 @@ def run(trial: Trial, recipes: Sequence[Recipe], repeats: int, control: bool) ->
     for recipe in recipes:
         names = {lane.name for lane in trial.lanes}
         name = recipe.title or str(recipe)
-        trial.add(recipe, "variant", name if name not in names else f"{name} ({len(names)})")
+        taken = name in names or re.fullmatch(CONTROL.format(r"\d+"), name)
+        trial.add(recipe, "variant", f"{name} ({len(names)})" if taken else name)
     if control:
         trial.race(trial.lanes, 1)  # a first look, to know which controls to run beside them
         _set_controls(trial)
         for lane in trial.lanes:
             lane.seconds.clear()
         trial.stages.clear()
+        trial.beside.clear()
     trial.race(trial.lanes, repeats)
     for _ in range(2 if control else 0):
         late = _set_controls(trial)
         if not late:
             break
-        trial.late |= {lane.name for lane in late}
-        trial.race(late, repeats)
+        trial.race([baseline, *late], repeats, timed=late)
     _settle_controls(trial)
     used = {lane.control for lane in trial.lanes}
     trial.lanes = [lane for lane in _in_order(trial.lanes) if lane.role != "control" or lane.name in used]
     for lane in trial.lanes:
-        lane.speedup = baseline.median / lane.median
-        same_rounds = lane.name not in trial.late
-        pairs = (
-            zip(baseline.seconds, lane.seconds, strict=True)
-            if same_rounds
-            else ((baseline.median, s) for s in lane.seconds)
-        )
-        lane.ratios = [whole / part for whole, part in pairs]
+        lane.speedup = trial.speedup(lane)
+        lane.ratios = [whole / part for whole, part in trial.beside[lane.name]]
         stages = trial.stages[lane.name]
         lane.stages = {name: statistics.median(s[name] for s in stages) for name in ("text", "denoise", "decode")}
 
@@ -109,7 +120,7 @@ def run(trial: Trial, recipes: Sequence[Recipe], repeats: int, control: bool) ->
 def _set_controls(trial: Trial) -> list[Lane]:
     """Give each variant the plain pipeline at the steps that fit into its seconds; returns lanes still to be timed."""
     fixed, step = trial.fixed_and_step()
-    steps, new = len(trial.lanes[0].steps), []
+    steps, new = trial.runner.settings["steps"], []
     for lane in [lane for lane in trial.lanes if lane.role == "variant"]:
         if any(isinstance(a, FewerSteps) for a in trial.runner.recipes[lane.name].accelerators):
             lane.note = "is itself plainly fewer steps"
@@ -117,15 +128,16 @@ def _set_controls(trial: Trial) -> list[Lane]:
         fit = math.floor((lane.median - fixed) / step + 1e-9)
         now = _timed_control(trial, lane)
         if now is not None:  # what was measured counts for more than what was reckoned
-            here = len(now.steps)
-            fit = here - 1 if now.median > lane.median else max(here, min(fit, here + 1))
+            here = trial.asked(now)
+            slower = trial.speedup(now) < trial.speedup(lane)
+            fit = here - 1 if slower else max(here, min(fit, here + 1))
         if fit >= steps or fit < 1:
             lane.control, lane.note = (
                 "",
                 "no faster than the plain pipeline" if fit >= steps else "below one plain step",
             )
             continue
-        name = f"{fit} steps"
+        name = CONTROL.format(fit)
         lane.control = name
         if all(other.name != name for other in trial.lanes):
             new.append(trial.add(Recipe((FewerSteps(steps=fit),)), "control", name))
@@ -138,14 +150,18 @@ def _timed_control(trial: Trial, lane: Lane) -> Lane | None:
 
 
 def _settle_controls(trial: Trial) -> None:
-    """Of the controls that were timed, give each variant the slowest that is not slower than itself."""
+    """Of the controls that were timed, give each variant the slowest that is not slower than itself.
+
+    Compared are speed-ups, as a control that was timed later may have met the machine at another pace.
+    """
     timed = [lane for lane in trial.lanes if lane.role == "control" and lane.seconds]
     for lane in [lane for lane in trial.lanes if lane.control]:
-        fits = [other for other in timed if other.median <= lane.median]
-        best = max(fits, key=lambda other: other.median, default=None)
+        own = trial.speedup(lane)
+        fits = [other for other in timed if trial.speedup(other) >= own]
+        best = min(fits, key=trial.speedup, default=None)
         if best is None:
-            best = min(timed, key=lambda other: other.median)
-            lane.note = f"its control took {best.median / lane.median - 1:.0%} longer"
+            best = max(timed, key=trial.speedup)
+            lane.note = f"its control took {own / trial.speedup(best) - 1:.0%} longer"
         lane.control = best.name
 
 

@@ -64,12 +64,13 @@ class Tuned:
         """Return the answer, and what can be said for it."""
         if self.goal.budget is not None and self.track.expected(self.track.baseline) <= self.goal.budget:
             return None, "the plain pipeline is within the budget: nothing has to be given up"
-        known = [entry for entry in self.finalists if len(entry.scores) >= ENOUGH and entry.seconds]
+        sound = [entry for entry in self.finalists if not entry.failed]
+        known = [entry for entry in sound if len(entry.scores) >= ENOUGH and entry.seconds]
         if fit := [entry for entry in known if self._holds(entry)]:
             kept = "holds" if self.goal.budget is None else "is within the budget"
             return self._better(fit), f"{kept} on held-out prompts"
-        near = [entry for entry in known if self.track.judged(entry).mean >= 0] if self.goal.budget is None else []
-        if near:
+        near = [entry for entry in known if self.track.judged(entry).mean >= 0 and self._faster(entry)]
+        if near and self.goal.budget is None:
             best = max(near, key=lambda entry: self.track.judged(entry).mean)
             return best, "holds in the mean, but by less than half its error"
         return self._by_probes() if self.stopped and not known else self._nothing()
@@ -95,19 +96,28 @@ class Tuned:
     def _holds(self, entry: Entry) -> bool:
         if self.goal.budget is not None:
             return entry.median <= self.goal.budget
-        return self.track.judged(entry).holds and entry.median < self.track.baseline.median
+        return self.track.judged(entry).holds and self._faster(entry)
 
     def _probably(self, entry: Entry, pace: Entry | None) -> bool:
         if self.goal.budget is not None:
             return self.track.expected(entry) <= self.goal.budget
-        return self.track.judged(entry, pace if pace is not entry else None).holds
+        return self.track.judged(entry, pace if pace is not entry else None).holds and self._faster(entry)
+
+    def _faster(self, entry: Entry) -> bool:
+        return self._share(entry) < 1
+
+    def _share(self, entry: Entry) -> float:
+        """Return what a picture takes of the baseline's seconds: of the same rounds, as a machine's pace changes."""
+        if entry.speedup is not None:
+            return 1 / entry.speedup
+        return self.track.expected(entry) / self.track.expected(self.track.baseline)
 
     def _better(self, fit: list[Entry]) -> Entry:
         """Return the fastest, of equals the most faithful; within a budget the most faithful."""
         if self.goal.budget is not None:
             return max(fit, key=lambda entry: self.track.judged(entry).mean)
-        fastest = min(map(self.track.expected, fit))
-        ties = [entry for entry in fit if self.track.expected(entry) <= TIE * fastest]
+        fastest = min(map(self._share, fit))
+        ties = [entry for entry in fit if self._share(entry) <= TIE * fastest]
         return max(ties, key=lambda entry: self.track.judged(entry).mean)
 
     # -- numbers -------------------------------------------------------------------------------------------------
@@ -141,9 +151,8 @@ class Tuned:
         return self.track.expected(entry)
 
     def speedup(self, entry: Entry) -> float | None:
-        """Return median baseline seconds over median seconds; None for what was not timed."""
-        base = self.track.baseline.seconds
-        return statistics.median(base) / entry.median if base and entry.seconds else None
+        """Return the baseline's median seconds over its own, of the same rounds; None for what was not timed."""
+        return entry.speedup
 
     def frontier(self) -> list[Entry]:
         """Return what nothing else beats in both time and quality, fastest first; numbers of probes are reckoned."""
@@ -161,7 +170,7 @@ class Tuned:
 
     def fewer_steps(self) -> Entry | None:
         """Return the plain run with the fewest steps that fits as well, as far as was tried."""
-        plain = [entry for entry in self.entries if entry.line == FEWER and entry.scores]
+        plain = [entry for entry in self.entries if entry.line == FEWER and entry.scores and not entry.failed]
         pace = max(self.entries, key=lambda entry: len(self._probes(entry)), default=None)
         fit = [entry for entry in plain if self._probably(entry, None if entry in self.finalists else pace)]
         return min(fit, key=self.expected, default=None)

@@ -1,5 +1,6 @@
 """The answer of `tune` as text."""
 
+import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,9 @@ def _best(tuned: "Tuned") -> list[str]:
         return [f"  {tuned.claim}"]
     base, speed = tuned.track.baseline, tuned.speedup(best)
     if speed:
-        ratios = [base.median / second for second in best.seconds]
-        time = (
-            f"{speed:.2f}× ({min(ratios):.2f}–{max(ratios):.2f}), {best.median:.3f} s instead of {base.median:.3f} s"
-        )
+        ratios = [whole / part for whole, part in best.beside]
+        plain, own = (statistics.median(side) for side in zip(*best.beside, strict=True))
+        time = f"{speed:.2f}× ({min(ratios):.2f}–{max(ratios):.2f}), {own:.3f} s instead of {plain:.3f} s"
     else:
         time = f"about {tuned.expected(best):.3f} s instead of {tuned.expected(base):.3f} s, reckoned from its steps"
     lines = [f"  {best.name}", f"  {time}; {best.calls} of {best.asked} calls; {tuned.claim}"]

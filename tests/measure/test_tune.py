@@ -11,7 +11,7 @@ from deadheat.measure import Tuned, compare, tune
 from deadheat.measure.goal import Estimate, Goal, estimate, read_floor, read_seconds
 from deadheat.measure.prompts import course, mixed, scenes
 from deadheat.measure.space import TABLE, Line, Space, search_space
-from deadheat.measure.track import Track, cost
+from deadheat.measure.track import Entry, Track, cost
 from deadheat.pipelines import Cancelled, Report, Step
 from deadheat.pipelines.scenes import parse
 
@@ -193,6 +193,58 @@ def test_a_setting_that_breaks_is_given_up_with_its_reason(pipe, monkeypatch):
     assert "failed: out of memory" in [entry.dropped for entry in found.entries]
 
 
+@pytest.fixture
+def changed(monkeypatch):
+    """Change what ab-cache draws: a function of its pictures and seconds."""
+    draw, change = Track.draw, []
+
+    def wrapped(self, recipe, cells, counted=True):
+        found, report, seconds = draw(self, recipe, cells, counted)
+        for one in change if "ab-cache" in str(recipe) else ():
+            found, seconds = one(found, seconds)
+        return found, report, seconds
+
+    monkeypatch.setattr(Track, "draw", wrapped)
+    return change.append
+
+
+def test_pictures_of_no_numbers_are_given_up(pipe, changed):
+    changed(lambda found, seconds: ([found[0] * math.nan, *found[1:]], seconds))
+    made = go(pipe, floor={"psnr": 1.0})
+    assert made.best.line == "fewer-steps"
+    assert all("no numbers" in entry.dropped for entry in made.entries if entry.line == "ab-cache")
+
+
+def test_what_breaks_in_the_finals_ends_nothing(pipe, changed):
+    said = []
+
+    def broken(found, seconds):
+        if said[-1].startswith("held-out prompt 3"):
+            raise RuntimeError("out of memory")
+        return found, seconds
+
+    changed(broken)
+    made = go(pipe, floor={"psnr": 1.0}, watch=lambda text, _over: said.append(text))
+    assert made.stopped == "" and made.best.line == "fewer-steps"
+    assert not any(entry.line == "ab-cache" for entry in made.finalists if not entry.failed)
+
+
+def test_what_is_slower_than_the_plain_pipeline_is_no_answer(pipe, floor, changed):
+    changed(lambda found, seconds: (found, 30 * seconds))
+    made = go(pipe, floor={"psnr": floor})
+    assert made.best is None and "the plain pipeline is the answer" in made.claim
+
+
+def test_a_speedup_is_of_the_same_rounds():
+    entry = Entry(Recipe.parse("ab-cache"), seconds=[1.0, 1.0, 0.5], beside=[(2.0, 1.0), (1.0, 0.5)])
+    assert entry.speedup == 2.0 and Entry(Recipe()).speedup is None
+
+
+def test_what_skipped_nothing_is_idle():
+    assert "skipped nothing" in Entry(Recipe.parse("ab-cache"), warnings=("nothing was skipped: one step",)).idle
+    assert Entry(Recipe.parse("ab-cache")).idle == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "says"),
     [
@@ -273,6 +325,8 @@ def test_prompts_are_dealt_out_once(pipe):
     assert len({*dealt.calibrate, *dealt.probe, *dealt.held_out}) == 2 + 4 + 8
     few = course(pipe, ["one", "two"])
     assert "are few" in few.note and not {*few.probe, *few.calibrate} & {*few.held_out}
+    thrice = course(pipe, ["one", "two", "three"] * 6)
+    assert "are few" in thrice.note and not {*thrice.probe} & {*thrice.held_out}
     many = course(pipe, [f"prompt {n}" for n in range(20)])
     prompts = [{prompt for prompt, _ in part} for part in (many.calibrate, many.probe, many.held_out)]
     assert not many.note and not prompts[0] & prompts[1] and not prompts[2] & (prompts[0] | prompts[1])
