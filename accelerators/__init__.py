@@ -26,6 +26,7 @@ from .lemica import LeMiCa
 from .magcache import MagCache
 from .progressive_resolution import ProgressiveResolution
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
+from .recipe_text import knob_texts, quoted, recipe_parts
 from .region_adaptive import RegionAdaptive
 from .sada import SADA
 from .sea_cache import SeaCache
@@ -127,7 +128,10 @@ __all__ = [
     "TokenMerging",
     "attached",
     "check",
+    "knob_texts",
     "knobs",
+    "quoted",
     "read",
+    "recipe_parts",
     "region_text",
 ]

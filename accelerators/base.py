@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ..pipelines import IncompatibleError, Report, Run, Stage, UnsupportedError, staged
 from .knobs import checked
+from .recipe_text import quoted
 
 
 class Accelerator(ABC):
@@ -74,7 +75,7 @@ class Accelerator(ABC):
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else quoted(str(value))
 
 
 @dataclass(eq=False)

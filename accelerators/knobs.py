@@ -4,7 +4,7 @@ from dataclasses import Field, dataclass, field, fields
 from math import isfinite
 from typing import Any
 
-from ..pipelines import KnobError, nearest
+from ..pipelines import KnobError, is_unicode, nearest
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ def checked(owner: str, f: Field[Any], value: Any) -> Any:
             raise KnobError(f"{where}, not true or false")
         return value
     if isinstance(f.default, str):
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not is_unicode(value):
             raise KnobError(f"{where}, not text")
         return value
     kind: type = type(f.default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or kind(value) != value:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not (isfinite(value) and kind(value) == value)):
         raise KnobError(f"{where}, not {'a whole number' if kind is int else 'a number'}")
-    if not spec.low <= value <= spec.high:  # type: ignore[operator]
+    if not spec.low <= value <= spec.high:
         raise KnobError(f"{where}, not between {spec.low} and {spec.high}")
     return kind(value)
 

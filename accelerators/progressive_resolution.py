@@ -86,7 +86,8 @@ class ProgressiveResolution(LowResolution):
 
     def _read(self, name: str, text: str) -> list[Fraction]:
         try:
-            parts = [Fraction(part) for part in text.split()]
+            words = [] if "e" in text.lower() else text.split()  # the fraction 1e-9999999 would take minutes
+            parts = [Fraction(word) for word in words]
         except (ValueError, ZeroDivisionError):
             parts = []
         if not parts or parts != sorted(set(parts)) or not 0 < parts[0] <= parts[-1] <= 1:

@@ -23,7 +23,7 @@ from ..pipelines import (
 )
 from .base import Accelerator
 from .knobs import knob
-from .schedules import stretched
+from .schedules import beyond, stretched
 from .worth import parameters, stochastic
 
 MANY = 1024  # image tokens from which the numbers of active tokens are multiples of 64: fewer shapes for a GPU
@@ -94,7 +94,7 @@ class RegionAdaptive(Accelerator):
 
     def _resets(self) -> tuple[int, ...]:
         words = self.resets.split()
-        if not all(word.isdecimal() and int(word) < self.of for word in words):
+        if not all(word.isdecimal() and not beyond(word, self.of) for word in words):
             raise KnobError(
                 f"RegionAdaptive.resets is {self.resets!r}, not numbers of steps below of={self.of}, as in '12 20'"
             )

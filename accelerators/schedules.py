@@ -46,12 +46,28 @@ def read_mask(text: str, of: int) -> tuple[int, ...]:
     found: set[int] = set()
     for part in text.split():
         low, _, high = part.partition("-")
-        if not (low.isdecimal() and (high or low).isdecimal()):
+        high = high or low
+        if not (low.isdecimal() and high.isdecimal()):
             raise KnobError(f"the mask has {part!r} in it; write computed steps as in '0-3 6 9', or 'all'")
-        found.update(range(int(low), int(high or low) + 1))
-    if not {0, of - 1} <= found or max(found) >= of:
-        raise KnobError(f"the mask {text!r} must hold step 0 and step {of - 1}, and none after it (of={of})")
+        if beyond(low, of) or beyond(high, of):  # asked before a range of millions is written out
+            raise _unfit(text, of)
+        found.update(range(int(low), int(high) + 1))
+    if not {0, of - 1} <= found:
+        raise _unfit(text, of)
     return tuple(sorted(found))
+
+
+def beyond(number: str, of: int) -> bool:
+    """Tell whether a whole number is no step of a run of so many, be it of more digits than Python reads.
+
+    >>> beyond("9", of=10), beyond("10", of=10)
+    (False, True)
+    """
+    return len(number) > 9 or int(number) >= of
+
+
+def _unfit(text: str, of: int) -> KnobError:
+    return KnobError(f"the mask {text!r} must hold step 0 and step {of - 1}, and none after it (of={of})")
 
 
 def write_mask(steps: Iterable[int]) -> str:

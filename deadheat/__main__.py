@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -45,6 +46,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × should not lose what was measured
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -85,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(arguments: argparse.Namespace) -> None:
     from .measure import Comparison, html_report, is_sweep
+    from .pipelines import InputError
 
+    if arguments.also and not arguments.static:
+        raise InputError("--also adds a result to the explorer: give --static FOLDER too, or leave it out")
     if arguments.static or is_sweep(arguments.result):
         (report_static if arguments.static else report_sweep)(arguments)
         return

@@ -30,8 +30,8 @@ def takes_system(parser: argparse.ArgumentParser) -> None:
 
 
 def show(arguments: argparse.Namespace, data: Any, text: str) -> None:
-    """Print a result: JSON for programs, text for people."""
-    written = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if arguments.json else text
+    """Print a result: JSON for programs, in ASCII, which every terminal and pipe takes; text for people."""
+    written = json.dumps(data, indent=1, allow_nan=False) if arguments.json else text
     sys.stdout.write(written + "\n")
 
 
@@ -83,11 +83,11 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 def unwritable(out: Path) -> str:
     """Say why a new file cannot be written, as the end of a sentence, or ""."""
-    if out.exists():
-        return "exists already"
-    if not out.parent.is_dir():
-        return f"cannot be written: there is no folder {out.parent}"
     try:
+        if out.exists():
+            return "exists already"
+        if not out.parent.is_dir():
+            return f"cannot be written: there is no folder {out.parent}"
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         return f"cannot be written: {error.strerror or error}"

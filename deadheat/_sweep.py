@@ -33,8 +33,8 @@ def takes_sweep(parser: argparse.ArgumentParser) -> None:
                         "RAY_ADDRESS names, or a local one, or the one at ADDRESS")  # fmt: skip
 
 
-def sweep_command(arguments: argparse.Namespace) -> None:
-    """Run a sweep, or go on with it."""
+def sweep_command(arguments: argparse.Namespace) -> int:
+    """Run a sweep, or go on with it; returns 1 where no recipe could be measured."""
     from .measure import numbers, sweep
     from .pipelines import Cancelled, check_name, known_model
 
@@ -54,6 +54,11 @@ def sweep_command(arguments: argparse.Namespace) -> None:
         raise Cancelled(f"stopped; what is finished lies in {arguments.out}, and the same command goes on") from None
     page = found.write_report()
     show(arguments, {**found.to_dict(), "report": str(page)}, f"{found.table()}\n\nreport: {page}")
+    tried = [cell for cell in found.cells if cell.role == "variant"]
+    if not tried or any(cell.error is None for cell in tried):
+        return 0
+    sys.stderr.write(f"deadheat: no recipe could be measured; the first failed with: {tried[0].error}\n")
+    return 1
 
 
 def report_sweep(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .environment import hardware
+from .environment import hardware, scheduler_settings
 from .timing import weights_fingerprint
 
 MOST_BYTES = 512 * 2**20
@@ -35,7 +35,7 @@ class Baselines:
             **description,
             **asked,
             "weights": weights_fingerprint(pipe),
-            "scheduler_config": {k: v for k, v in pipe.scheduler.config.items() if k[0] != "_"},
+            "scheduler_config": scheduler_settings(pipe),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "hardware": hardware(),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..pipelines import PresetError
+from ..pipelines import PresetError, is_folder
 from .plan import plan
 from .points import Point, SweepCell, frontier, point
 
@@ -46,7 +46,7 @@ class Sweep:
         Raises:
             PresetError: there is none, it is damaged, or of another version.
         """
-        file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        file = Path(path) / FILE if is_folder(path) else Path(path)
         try:
             raw = file.read_bytes()
         except OSError as error:
@@ -90,8 +90,16 @@ class Sweep:
         return [point(cells, metric) for cells in groups.values() if cells]
 
     def pareto(self, metric: str = "psnr") -> list[Point]:
-        """Return the points that no other beats in both seconds and the mean of *metric*, fastest first."""
-        return frontier(self.points(metric), metric)
+        """Return the points that no other beats in both seconds and the mean of *metric*, fastest first.
+
+        Each is beside those of its own number of steps: faithfulness is to the baseline of that number. One whose
+        cells failed or are still to come is left out, as the prompts that are missing may be the hard ones.
+        """
+        every = self.points(metric)
+        most = {p.steps: max(other.cells for other in every if other.steps == p.steps) for p in every}
+        groups = ([p for p in every if p.steps == steps and p.cells == most[steps]] for steps in most)
+        found = [p for group in groups for p in frontier(group, metric)]
+        return sorted(found, key=lambda p: p.seconds or 0.0)
 
     def table(self) -> str:
         """Return the sweep as an aligned text table."""
@@ -123,7 +131,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def is_sweep(path: str | Path) -> bool:
     """Say whether a folder, or a file, is a sweep's."""
-    return (Path(path) / FILE).is_file() or Path(path).name == FILE
+    return Path(path).name == FILE or (is_folder(path) and (Path(path) / FILE).is_file())
 
 
 def whole_lines(raw: bytes) -> int:

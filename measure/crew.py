@@ -11,7 +11,7 @@ import torch
 
 from ..pipelines import Cancelled, DeadheatError, UnsupportedError, load
 from .bench import Bench, Shot
-from .environment import environment
+from .environment import environment, scheduler_settings
 from .plan import Heat
 from .points import SweepCell
 from .timing import weights_fingerprint
@@ -55,8 +55,8 @@ class Hello:
 
     @classmethod
     def of(cls, bench: Bench) -> "Hello":
-        ground = {**environment(bench.pipe), "weights": weights_fingerprint(bench.pipe)}
-        return cls(ground, bench.unavailable)
+        exact = {"weights": weights_fingerprint(bench.pipe), "scheduler": scheduler_settings(bench.pipe)}
+        return cls({**environment(bench.pipe), **exact}, bench.unavailable)
 
 
 Outcome = Hello | list[Shot] | DeadheatError | None  # None: the worker died

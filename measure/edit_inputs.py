@@ -118,11 +118,9 @@ def check_session(negative: Any, seed: Any, store: Any, **whole: Any) -> None:
     Raises:
         InputError: names the value, and what it may be.
     """
-    if negative is not None and not isinstance(negative, str):
-        raise InputError(f"negative is {negative!r}, not a text: say what not to draw, or None")
     if not isinstance(store, str) or store not in DTYPES:
         raise InputError(f"store is {store!r}, not one of {', '.join(DTYPES)}; {nearest(str(store), DTYPES)}")
-    check_inputs([" a"], [seed])
+    check_inputs([" a"], [seed], negative=negative)
     for name, value in whole.items():
         low, high = WHOLE[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -22,6 +22,11 @@ def environment(pipe: Any) -> dict[str, Any]:
     }
 
 
+def scheduler_settings(pipe: Any) -> dict[str, str]:
+    """Return how the scheduler is set, as texts: infinity is among the values, which JSON does not have."""
+    return {name: str(value) for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
+
+
 def hardware() -> dict[str, Any]:
     """Return processor, cores, memory and GPU of this machine."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

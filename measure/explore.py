@@ -90,7 +90,7 @@ def _sweep_point(
         if p.worst is not None and p.worst_cell is not None
     }
     code = {name: s[name] for name in ("guidance", "negative", "size")}
-    code["system"] = sweep.environment["pipeline"]["system"]
+    code |= _loaded(sweep.environment)
     return {
         **head_row(point.recipe, point.role, sweep.title(point.recipe), point.steps),
         **_times(point, list(by_key.values())),
@@ -107,6 +107,11 @@ def _sweep_point(
         "failed": point.failed,
         **code_row(sweep.model, point.recipe, prompt=first.prompt, seed=first.seed, steps=point.steps, **code),
     }
+
+
+def _loaded(environment: Mapping[str, Any]) -> Row:
+    """Return how the model was loaded, for the code."""
+    return {name: environment["pipeline"][name] for name in ("system", "revision")}
 
 
 def _times(point: Point, cells: Sequence[SweepCell]) -> Row:
@@ -137,7 +142,7 @@ def _lane_point(result: Mapping[str, Any], lane: Mapping[str, Any], look: Look) 
     low, high = lane["speedup_range"] or (lane["speedup"], lane["speedup"])
     scores = {metric: found for metric in s["metrics"] if (found := _lane_score(cells, metric)) is not None}
     code = {name: s[name] for name in ("steps", "guidance", "negative", "size")}
-    code["system"] = result["environment"]["pipeline"]["system"]
+    code |= _loaded(result["environment"])
     finite = [{k: short_number(v) for k, v in cell["scores"].items() if v is not None} for cell in cells]
     return {
         **head_row(lane["recipe"], lane["role"], lane["name"], s["steps"]),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..accelerators import ACCELERATORS
+from ..accelerators import ACCELERATORS, FewerSteps, recipe_parts
 from ..pipelines import DeadheatError
 from ..presets import Recipe
 from .metrics import DEFINITIONS, LESS_IS_BETTER, OWN, TOGETHER
@@ -51,7 +51,7 @@ def family(recipe: str) -> str:
     """
     if recipe == PLAIN:
         return PLAIN_FAMILY
-    seats = (getattr(ACCELERATORS.get(part.partition(":")[0].strip()), "seat", "") for part in recipe.split("+"))
+    seats = (getattr(ACCELERATORS.get(part.partition(":")[0].strip()), "seat", "") for part in recipe_parts(recipe))
     found = {FAMILIES.get(seat, UNKNOWN) for seat in seats}
     return found.pop() if len(found) == 1 else MIXED
 
@@ -112,7 +112,7 @@ def _metric(name: str) -> Row:
 
 def head_row(recipe: str, role: str, title: str, steps: int) -> Row:
     """Return what names a point."""
-    control = recipe.partition("steps=")[2]
+    control = recipe.partition("steps=")[2] or FewerSteps().steps  # text leaves the default out
     names = {"baseline": "as it is", "control": f"only {control} steps"}
     named = names.get(role, title if title != recipe else recipe)
     at = {"id": f"{recipe} @{steps}", "recipe": recipe, "role": role, "name": named, "steps": steps}

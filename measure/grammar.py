@@ -5,7 +5,8 @@
                  | anything that a recipe may have there
 
 ``ab-cache:every=2..5,order=1|2`` are eight recipes, ``teacache:threshold=0.1..0.3/0.05`` five. Knobs that are free
-text (a mask) are taken as they are. Several knobs, and several accelerators joined by ``+``, give every combination.
+text (a mask) are taken as they are, in quotes where a recipe needs them. Several knobs, and several accelerators
+joined by ``+``, give every combination.
 """
 
 import itertools
@@ -16,11 +17,12 @@ from dataclasses import Field, fields
 from decimal import Decimal
 from typing import Any
 
-from ..accelerators import ACCELERATORS, knobs, read
+from ..accelerators import ACCELERATORS, knob_texts, knobs, quoted, read, recipe_parts
 from ..accelerators.knobs import checked
 from ..pipelines import InputError, KnobError, nearest
 
 MOST_RECIPES = 10_000
+LONGEST = 100  # text of a number, a range or a choice
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*({_NUMBER}?)\s*\.\.\s*({_NUMBER}?)\s*(?:/\s*(.*?)\s*)?")
 
@@ -37,7 +39,7 @@ def expand(text: str) -> list[str]:
         KnobError: an unknown accelerator or knob, a range that is none, or a value outside its knob's own range. A
             combination that only together makes no sense is not refused here: it becomes a cell that says why.
     """
-    parts = [list(_parts(part.strip())) for part in text.split("+")]
+    parts = [_parts(part) for part in recipe_parts(text)]
     count = math.prod(map(len, parts))
     if count > MOST_RECIPES:
         raise KnobError(f"{text!r} means {count} recipes; at most {MOST_RECIPES} are taken: give larger steps")
@@ -64,19 +66,14 @@ def numbers(name: str, text: str) -> list[int]:
 
 def _parts(text: str) -> list[str]:
     """Return every way to write one accelerator."""
-    name, _, settings = text.partition(":")
-    if not name.strip():
-        raise KnobError("a recipe is empty; write for example ab-cache:every=2..5 + guidance-interval")
-    cls = ACCELERATORS[name.strip()]
+    name, settings = knob_texts(text)
+    cls = ACCELERATORS[name]
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     choices = []
-    for pair in (pair for pair in settings.split(",") if pair.strip()):
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise KnobError(f"{cls.name}: {key!r} has no value; write {key}=...")
+    for key, value in settings:
         if key not in known:
             raise KnobError(f"{cls.name} has no knob {key!r}; {nearest(key, known)}")
-        choices.append([f"{key}={one}" for one in _values(cls, known[key], value)])
+        choices.append([f"{key}={quoted(one)}" for one in _values(cls, known[key], value)])
     count = math.prod(map(len, choices))
     if count > MOST_RECIPES:
         raise KnobError(f"{text!r} means {count} recipes; at most {MOST_RECIPES} are taken: give larger steps")
@@ -96,6 +93,10 @@ def _values(cls: Any, f: Field[Any], text: str) -> list[str]:
 def _alternative(where: str, text: str) -> Iterator[str]:
     if not text:
         raise KnobError(f"{where} has an empty value; write for example 2|3|4")
+    if len(text) > LONGEST:
+        raise KnobError(
+            f"{where} has a value of {len(text)} characters; no number or choice needs more than {LONGEST}"
+        )
     if ".." not in text:
         yield text
         return

@@ -4,12 +4,13 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from ..pipelines import InputError, KnobError, UnsupportedError, nearest
+from ..pipelines import InputError, KnobError, UnsupportedError, is_unicode, nearest
 from .metrics import METRICS
 
 MOST_STEPS = 1000
 LONGEST_PROMPT = 2000
 SEEDS = 2**63
+NO_UNICODE = "which holds half a character or a byte that is no UTF-8; write it again"
 
 
 def check_inputs(
@@ -32,6 +33,8 @@ def check_inputs(
     _check_prompts(prompts)
     if negative is not None and not isinstance(negative, str):
         raise InputError(f"negative is {negative!r}, not a text; say what not to draw, or None")
+    if negative is not None and not is_unicode(negative):
+        raise InputError(f"negative is {negative!r}, {NO_UNICODE}")
     _check_seeds(seeds)
     _whole("steps", steps, 1, MOST_STEPS)
     _whole("repeats", repeats, 1, 1000)
@@ -90,6 +93,8 @@ def _check_prompts(prompts: Sequence[str]) -> None:
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise InputError(f"a prompt is {prompt!r}, not a text; say what to draw")
+        if not is_unicode(prompt):
+            raise InputError(f"a prompt is {prompt!r}, {NO_UNICODE}")
         if not prompt.strip():
             raise InputError("a prompt is empty; say what to draw")
         if len(prompt) > LONGEST_PROMPT:

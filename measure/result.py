@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
 import re
-import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pipelines import InputError, KnobError, PresetError, nearest
-from .metrics import LESS_IS_BETTER, mean_score
+from ..pipelines import InputError, KnobError, PresetError, is_folder, nearest
+from .broken import BROKEN
+from .folders import check_free, full_path, replacing
+from .metrics import LESS_IS_BETTER, OWN, mean_score
 from .snippet import snippet
 
-SCHEMA = "deadheat.comparison/1"
+SCHEMA, FILE = "deadheat.comparison/1", "result.json"
+SETTINGS = ("model", "prompts", "seeds", "steps", "guidance", "negative", "size", "repeats", "metrics")
 MOST_LETTERS = 100  # of a lane's name in the names of its files
 Role = Literal["baseline", "control", "variant"]
 
@@ -89,13 +89,15 @@ class Lane:
         return (min(self.ratios), max(self.ratios)) if self.ratios else None
 
     def values(self, metric: str) -> list[tuple[float, str]]:
-        """Return the scores of a metric with their prompts."""
+        """Return the scores of a metric with their prompts; none where a picture holds no numbers."""
+        if BROKEN in self.warnings:
+            return []
         found = [(cell.scores.get(metric), cell.prompt) for cell in self.cells]
         return [(value, prompt) for value, prompt in found if value is not None]
 
     def mean(self, metric: str) -> float | None:
         """Return the mean score over all prompts and seeds, as ``mean_score``; None where it is not available."""
-        if metric in self.whole:
+        if metric in self.whole and BROKEN not in self.warnings:
             return self.whole[metric]
         return mean_score((value for value, _ in self.values(metric)), metric)
 
@@ -164,12 +166,15 @@ class Comparison:
     def best(self, floor: Mapping[str, float] | None = None, budget: float | None = None) -> Lane | None:
         """Return the fastest lane whose means hold the *floor*, or the most faithful within *budget* seconds.
 
+        The most faithful has the best mean PSNR; where that was not measured, the best mean of another metric, sooner
+        of one that asks whether the picture is the same.
+
         Args:
             floor: metric -> smallest mean allowed (largest, for LPIPS): ``{"psnr": 30}``.
             budget: most median seconds allowed.
 
         Raises:
-            KnobError: a metric that was not measured.
+            KnobError: a metric that was not measured, or a budget and nothing to judge by.
             InputError: a bound that is not a number.
         """
         for metric, bound in (floor or {}).items():
@@ -186,8 +191,22 @@ class Comparison:
 
         kept = [lane for lane in self.lanes if holds(lane)]
         if budget is not None and not floor:
-            return max(kept, key=lambda lane: lane.mean("psnr") or 0.0, default=None)
+            return max(kept, key=self._faithfulness(), default=None)
         return min(kept, key=lambda lane: lane.median, default=None)
+
+    def _faithfulness(self) -> Callable[[Lane], float]:
+        """Return what judges lanes where no metric was named: more is better."""
+        scored = [name for name in self.settings["metrics"] if self.baseline.mean(name) is not None]
+        if not scored:
+            raise KnobError("a budget is for the most faithful lane, and nothing was scored here; measure psnr")
+        metric = min(scored, key=lambda name: (name != "psnr", name in OWN))
+        sign = -1 if metric in LESS_IS_BETTER else 1
+
+        def judged(lane: Lane) -> float:
+            mean = lane.mean(metric)
+            return -math.inf if mean is None else sign * mean
+
+        return judged
 
     def _measured(self, metric: str) -> None:
         if metric not in self.settings["metrics"]:
@@ -198,8 +217,8 @@ class Comparison:
         """Return code that makes the first picture of a lane, ready to be pasted."""
         s, cell = self.settings, lane.cells[0]
         call = {name: s[name] for name in ("negative", "steps", "guidance", "size")}
-        system = self.environment["pipeline"]["system"]
-        return snippet(s["model"], lane.recipe, prompt=cell.prompt, seed=cell.seed, system=system, **call)
+        call |= {name: self.environment["pipeline"][name] for name in ("system", "revision")}
+        return snippet(s["model"], lane.recipe, prompt=cell.prompt, seed=cell.seed, **call)
 
     def table(self) -> str:
         """Return the comparison as an aligned text table."""
@@ -240,30 +259,25 @@ class Comparison:
     def save(self, folder: str | Path) -> Path:
         """Write pictures, ``result.json`` and ``report.html``; all of them or nothing. Returns the folder.
 
+        They take the place of those of an earlier comparison; other files that lie beside them stay.
+
         Raises:
             InputError: the folder cannot be written.
         """
         from .report import html_report
 
         target = writable(folder)
-        work = target.parent / f".{target.name}-{os.getpid()}-{time.time_ns()}"
         try:
-            work.mkdir()
-            (work / "pictures").mkdir()
-            for lane, file in zip(self.lanes, self._files().values(), strict=True):
-                for nth, cell in enumerate(lane.cells):
-                    to_image(cell.picture).save(work / f"{file}-{nth}.png")
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-            (work / "result.json").write_text(text, encoding="utf-8")
-            (work / "report.html").write_text(html_report(self), encoding="utf-8")
-            work.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            work.rename(target)
+            with replacing(target) as made:
+                (made / "pictures").mkdir()
+                for lane, file in zip(self.lanes, self._files().values(), strict=True):
+                    for nth, cell in enumerate(lane.cells):
+                        to_image(cell.picture).save(made / f"{file}-{nth}.png")
+                text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+                (made / FILE).write_text(text, encoding="utf-8")
+                (made / "report.html").write_text(html_report(self), encoding="utf-8")
         except OSError as error:
             raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         return target
 
     @classmethod
@@ -273,7 +287,7 @@ class Comparison:
         Raises:
             PresetError: there is no result, it is damaged, or of another version.
         """
-        file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+        file = Path(path) / FILE if is_folder(path) else Path(path)
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             if data.get("schema") != SCHEMA:
@@ -282,10 +296,10 @@ class Comparison:
                 )
             lanes = [_lane(row, file.parent) for row in data["lanes"]]
             rest = {k: data[k] for k in ("settings", "environment", "created", "unavailable")}
-            return cls(lanes, **rest)
+            return _checked(cls(lanes, **rest))
         except OSError as error:
             raise PresetError(f"the result {file} cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise PresetError(f"the result {file} is damaged: {type(error).__name__} {error}") from error
 
 
@@ -302,6 +316,24 @@ def _lane(row: dict[str, Any], folder: Path) -> Lane:
     return Lane(**known, cells=cells)
 
 
+def _checked(found: Comparison) -> Comparison:
+    """Refuse what a file may lack, but no reader can do without: a baseline, seconds, pictures, settings."""
+    from .report import facts
+
+    if not found.lanes or found.lanes[0].role != "baseline":
+        raise ValueError("its first lane is no baseline")
+    for lane in found.lanes:
+        if not lane.seconds or not lane.cells or len(lane.cells) != len(found.lanes[0].cells):
+            raise ValueError(f"the lane {lane.name!r} lacks seconds or pictures")
+    if missing := [name for name in SETTINGS if name not in found.settings]:
+        raise ValueError(f"its settings lack {', '.join(missing)}")
+    found.table()  # what cannot be shown is no number
+    facts(found.environment, found.settings)
+    for lane in found.lanes:
+        found.snippet(lane)
+    return found
+
+
 def to_image(picture: Tensor) -> Image.Image:
     """Turn (3, H, W) in [0, 1] into a PIL image."""
     return Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
@@ -311,24 +343,28 @@ def writable(folder: str | Path) -> Path:
     """Return the absolute path of a folder that a result may replace; to be asked before anything runs.
 
     Raises:
-        InputError: it cannot be written, or it holds something that is not a result.
+        InputError: it cannot be written, or it holds other files than a comparison's.
     """
-    target = Path(folder).expanduser().absolute()
+    target = full_path(folder)
+    check_free(target, _is_ours, "a comparison's", "--out")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"the folder {target} cannot be made: {error.strerror or error}; give another --out"
         ) from error
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file; give a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / "result.json").is_file():
-        raise InputError(f"the folder {target} holds other files, which a result would replace; give another one")
     try:
-        for folder in [target.parent, *([target] if target.is_dir() else [])]:
-            tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=target if target.is_dir() else target.parent).close()
     except OSError as error:
         raise InputError(
             f"the folder {target} cannot be written: {error.strerror or error}; give another one"
         ) from error
     return target
+
+
+def _is_ours(folder: Path) -> bool:
+    """Say whether a folder holds a comparison; other programs write a ``result.json`` too."""
+    try:
+        return bool(json.loads((folder / FILE).read_text(encoding="utf-8"))["schema"] == SCHEMA)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

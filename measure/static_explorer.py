@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..pipelines import InputError
-from .cells import FILE, Sweep
+from ..pipelines import InputError, is_folder
+from .cells import Sweep, is_sweep
 from .explore import explore_comparison, explore_sweep
+from .folders import check_free, full_path, replacing
 from .result import Comparison
 
 HERE = Path(__file__).parent
@@ -32,16 +33,14 @@ def static_explorer(results: Sequence[str | Path], folder: str | Path) -> Path:
         InputError: the folder holds something else, or cannot be written.
         PresetError: a result is not there, damaged, or of another version.
     """
-    target = Path(folder).expanduser().absolute()
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file; give a folder")
-    if target.is_dir() and any(target.iterdir()) and not _is_ours(target):
-        raise InputError(f"the folder {target} holds other files than an explorer's; give another one")
+    target = full_path(folder)
+    check_free(target, _is_ours, "an explorer's", "--static")
     with tempfile.TemporaryDirectory(prefix="deadheat-explorer-") as read:
-        runs = [_run(Path(result).expanduser(), Path(read), f"runs/{nth}") for nth, result in enumerate(results)]
+        runs = [_run(full_path(result), Path(read), f"runs/{nth}") for nth, result in enumerate(results)]
         try:
             _write(Path(read), runs)
-            _swap(Path(read), target)
+            with replacing(target) as made:
+                shutil.copytree(read, made, dirs_exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {target} cannot be written: {error.strerror or error}") from error
     return target / "index.html"
@@ -55,24 +54,9 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _swap(made: Path, target: Path) -> None:
-    """Put what was made in the place of what was there; it is copied beside it first, so that little can go wrong."""
-    target.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".new-", dir=target))
-    try:
-        shutil.copytree(made, beside, dirs_exist_ok=True)
-        if (target / "runs").exists():
-            (target / "runs").rename(beside / "old")
-        (beside / "runs").rename(target / "runs")
-        for file in (path for path in beside.iterdir() if path.is_file()):
-            file.replace(target / file.name)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def _run(source: Path, target: Path, name: str) -> dict[str, Any]:
     """Return a result for the explorer, and copy its pictures."""
-    folder = source if source.is_dir() else source.parent
+    folder = source if is_folder(source) else source.parent
 
     def look(file: str) -> str | None:
         if not (picture := folder / file).is_file():
@@ -81,7 +65,7 @@ def _run(source: Path, target: Path, name: str) -> dict[str, Any]:
         shutil.copyfile(picture, target / name / picture.name)
         return f"{name}/{picture.name}"
 
-    if source.name == FILE or (folder / FILE).is_file():
+    if is_sweep(source) or is_sweep(folder):
         return explore_sweep(Sweep.load(source), look)
     return explore_comparison(Comparison.load(source).to_dict(), look)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..pipelines import InputError, check_name
+from ..pipelines import InputError, check_name, is_folder
 from .bench import Shot
 from .cells import Sweep
 from .crew import Hello, Job, Processes, Together, alone
@@ -183,5 +183,5 @@ def _crew(
 
 def _place(pipe_or_model: Any) -> Any:
     """Return what a worker can load wherever it runs: a folder in full."""
-    folder = isinstance(pipe_or_model, (str, Path)) and Path(pipe_or_model).is_dir()
+    folder = isinstance(pipe_or_model, (str, Path)) and is_folder(pipe_or_model)
     return str(Path(pipe_or_model).absolute()) if folder else pipe_or_model

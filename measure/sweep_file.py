@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from ..pipelines import InputError
 from .cells import FILE, KIND, SCHEMA_VERSION, Sweep, parse_line, whole_lines
+from .folders import check_free, full_path
 from .points import SweepCell
 
 LOCK = "sweep.lock"
@@ -29,13 +30,11 @@ class SweepFile:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = full_path(folder)
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "SweepFile":
-        foreign = self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).exists()
-        if foreign and not (self.folder / FILE).exists():
-            raise InputError(f"the folder {self.folder} holds other files than a sweep's; {OTHER_OUT}")
+        check_free(self.folder, _is_ours, "a sweep's", "--out")
         try:
             (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / LOCK).open("a+", encoding="utf-8")
@@ -101,6 +100,10 @@ class SweepFile:
         return Sweep.load(self.folder)
 
 
+def _is_ours(folder: Path) -> bool:
+    return (folder / LOCK).exists() or (folder / FILE).exists()
+
+
 def _locked(file: IO[str]) -> bool:
     """Take the lock of a file; says whether nobody else has it."""
     try:
@@ -134,11 +137,16 @@ def check_same(header: dict[str, Any], wanted: dict[str, Any], folder: Path) -> 
 
 
 def check_same_ground(header: dict[str, Any], environment: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on where pictures would not come out the same: other weights, dtype, device, or versions.
+    """Refuse to go on where pictures would not come out the same: other weights, scheduler, device, or versions.
 
     Raises:
         InputError: names what differs.
     """
+    if "scheduler" not in header["environment"]:
+        raise InputError(
+            f"the sweep in {folder} was begun by an earlier version, which kept neither how the scheduler was set nor "
+            f"the weights beside the denoiser's: nobody can tell whether they are the same. Please {OTHER_OUT}"
+        )
     old, new = _ground(header["environment"]), _ground(json.loads(json.dumps(environment)))
     differ = [name for name in new if old.get(name) != new[name]]
     if differ:
@@ -151,7 +159,8 @@ def _ground(environment: dict[str, Any]) -> dict[str, Any]:
     pipe = {name: value for name, value in environment["pipeline"].items() if name != "threads"}
     switches = {name: value for name, value in pipe.pop("system").items() if name != "device"}
     pipe["device"] = pipe["device"].partition(":")[0]
-    return {**pipe, **switches, **environment["versions"], "weights": environment["weights"]}
+    scheduler = {f"the scheduler's {name}": value for name, value in environment["scheduler"].items()}
+    return {**pipe, **switches, **scheduler, **environment["versions"], "weights": environment["weights"]}
 
 
 def _short(value: Any) -> str:

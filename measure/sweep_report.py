@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..accelerators import recipe_parts
 from ..pipelines import ignored_words
 from .cells import Sweep
 from .chart import Spot, chart
@@ -135,7 +136,7 @@ def _chart(sweep: Sweep, metric: str, steps: int) -> str:
     for p in sweep.points(metric):
         if p.steps != steps or p.seconds is None or p.mean is None:
             continue
-        method = " + ".join(part.partition(":")[0] for part in p.recipe.split(" + "))
+        method = " + ".join(part.partition(":")[0] for part in recipe_parts(p.recipe))
         name = {"baseline": "baseline", "control": "plain, fewer steps"}.get(p.role, method)
         low, high = p.seconds_low or p.seconds, p.seconds_high or p.seconds
         worst = p.mean if p.worst is None or math.isinf(p.mean) else p.worst

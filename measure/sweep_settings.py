@@ -32,6 +32,8 @@ def sweep_settings(
     listed = [steps] if isinstance(steps, int) else list(steps)
     if not listed:
         raise InputError("there is no number of steps; give at least one, such as 28")
+    if not metrics:
+        raise KnobError("there is no metric; give at least one, such as psnr")
     for count in [*listed, *(control or ())]:
         check_inputs(prompts, seeds, steps=count, repeats=repeats, size=size, guidance=guidance, metrics=metrics,
                      negative=negative)  # fmt: skip
@@ -42,7 +44,7 @@ def sweep_settings(
     chosen = sweep_recipes(pipe_or_model, recipes)
     return {
         "recipes": list(chosen),
-        "titles": {text: title for text, title in chosen.items() if title},
+        "titles": _titles(chosen),
         "prompts": list(dict.fromkeys(prompts)),
         "seeds": list(dict.fromkeys(seeds)),
         "steps": list(dict.fromkeys(listed)),
@@ -53,6 +55,15 @@ def sweep_settings(
         "metrics": list(metrics),
         "control": None if control is None else sorted(set(control)),
     }
+
+
+def _titles(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return recipe text -> title where it has one; of two that would read the same, the later gets its number."""
+    names: dict[str, str] = {}
+    for nth, (text, title) in enumerate(chosen.items(), 1):
+        name = title or text
+        names[text] = f"{name} ({nth})" if name in names.values() else name
+    return {text: name for text, name in names.items() if name != text or chosen[text]}
 
 
 def sweep_recipes(pipe_or_model: Any, recipes: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..pipelines import denoisers, patched
+from ..pipelines import patched
 
 
 def device_of(pipe: Any) -> torch.device:
@@ -26,6 +26,8 @@ def synchronise(pipe: Any) -> None:
     device = device_of(pipe)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 @contextmanager
@@ -132,12 +134,12 @@ def peak_bytes(pipe: Any) -> Iterator[list[int]]:
 
 
 def weights_fingerprint(pipe: Any) -> str:
-    """Return a short text that changes with the denoisers' weights: a few values of every parameter."""
+    """Return a short text that changes with the weights of any part: a few values of every parameter."""
+    parts = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
     total = 0.0
-    for network in denoisers(pipe).values():
-        for nth, parameter in enumerate(network.parameters()):
-            flat = parameter.detach().flatten()
-            if not flat.is_meta:  # offloaded piece by piece: nothing is there to look at
-                sample = flat[:: max(1, flat.numel() // 16)].double().cpu()  # the same sum on every device
-                total += (nth + 1) * float((sample * torch.arange(1, len(sample) + 1)).sum())
+    for nth, parameter in enumerate(parameter for part in parts for parameter in part.parameters()):
+        flat = parameter.detach().flatten()
+        if not flat.is_meta:  # offloaded piece by piece: nothing is there to look at
+            sample = flat[:: max(1, flat.numel() // 16)].double().cpu()  # the same sum on every device
+            total += (nth + 1) * float((sample * torch.arange(1, len(sample) + 1)).sum())
     return f"{total:.9e}"

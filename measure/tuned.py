@@ -208,7 +208,8 @@ class Tuned:
         call = {name: self.settings[name] for name in ("steps", "guidance", "negative", "size")}
         prompt = self.settings["prompts"][0]
         recipe = str(Recipe(self.recipe.accelerators))
-        call |= {"seed": self.settings["seed"], "system": self.environment["pipeline"]["system"]}
+        pipe = self.environment["pipeline"]
+        call |= {"seed": self.settings["seed"], "system": pipe["system"], "revision": pipe["revision"]}
         return snippet(self.settings["model"], recipe, prompt=prompt, **call)
 
     def save(self, path: str | Path) -> Path:

@@ -70,6 +70,7 @@ from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, 
 from .token_recording import TokenRecording, TokenTrace
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
+from .typed import is_folder, is_unicode
 from .undo import Undo
 from .unet import around_deep_layers, around_low_resolution, skip_levels, unlike_unet
 from .unet_encoder import around_control, around_encoder
@@ -184,6 +185,8 @@ __all__ = [
     "hub_id",
     "ignored_words",
     "inserted",
+    "is_folder",
+    "is_unicode",
     "keeps_length",
     "known_model",
     "levels",

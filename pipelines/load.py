@@ -25,6 +25,7 @@ from .errors import KnobError, LoadError, UnsupportedError, nearest
 from .families import denoisers, family
 from .pocket import POCKET, inpaintable, without_t5, without_unknown_words
 from .system import System, apply, load_arguments
+from .typed import is_folder
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -60,7 +61,7 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
         KnobError: an unknown switch or value.
     """
     given = _system(system, switches)
-    if revision is not None and (not isinstance(model, (str, Path)) or str(model) in POCKET or Path(model).is_dir()):
+    if revision is not None and (not isinstance(model, (str, Path)) or str(model) in POCKET or is_folder(model)):
         raise LoadError(f"revision is {revision!r}, but only models of the hub have revisions: leave it out")
     if not isinstance(model, (str, Path)):
         return _passed_through(model, given)
@@ -69,7 +70,7 @@ def load(model: Any, *, revision: str | None = None, system: System | None = Non
     if name in POCKET:
         pipe = _read(POCKET[name].folder, name, _absent(POCKET[name].folder), resolved)
         without_unknown_words(pipe)
-    elif name and Path(name).is_dir():
+    elif name and is_folder(name):
         _check_folder(Path(name))
         pipe = _read(Path(name), name, _absent(Path(name)), resolved)
     else:
@@ -88,7 +89,7 @@ def check_name(name: str) -> None:
     Raises:
         LoadError: neither a pocket model, nor a folder, nor of the form of a hub id.
     """
-    if name not in POCKET and (not name.strip() or not Path(name).is_dir()) and not hub_id(name):
+    if name not in POCKET and (not name.strip() or not is_folder(name)) and not hub_id(name):
         raise LoadError(
             f"no model is called {name!r}, and no folder either (a hub id has the form owner/name); "
             f"{nearest(name, POCKET)}"
@@ -169,7 +170,7 @@ def _quiet(local: bool) -> Iterator[None]:
 
 def _read(source: str | Path, name: str, extra: dict[str, Any], system: System) -> Any:
     try:
-        with _quiet(local=Path(source).is_dir()):
+        with _quiet(local=is_folder(source)):
             return DiffusionPipeline.from_pretrained(
                 str(source), dtype=system.torch_dtype, use_safetensors=True, **load_arguments(system), **extra
             )
@@ -192,7 +193,7 @@ def _read(source: str | Path, name: str, extra: dict[str, Any], system: System) 
     except SafetensorError as error:
         raise LoadError(f"a weight file of {name!r} is damaged ({_line(error)}); fetch or save it again") from error
     except (OSError, ValueError, AttributeError, TypeError, KeyError, ImportError, json.JSONDecodeError) as error:
-        if isinstance(error, OSError) and not Path(source).is_dir():  # diffusers' own word for "not in the cache"
+        if isinstance(error, OSError) and not is_folder(source):  # diffusers' own word for "not in the cache"
             raise LoadError(
                 f"{name!r} could not be downloaded ({_line(error)}); check the spelling and the connection, or give a "
                 "local folder, or pocket-dit, which needs no download"

@@ -1,5 +1,6 @@
 """What a recipe is, and the three ways to write one down."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..accelerators import ACCELERATORS, Accelerator, read
+from ..accelerators import ACCELERATORS, Accelerator, knob_texts, read, recipe_parts
 from ..pipelines import KnobError, PresetError, family, known_model, model_name, nearest
 
 HERE = Path(__file__).parent
@@ -73,12 +74,12 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
-        """Read ``name:knob=value,knob=value + name + ...``.
+        """Read ``name:knob=value,knob=value + name + ...``; a value with a comma or a plus in it stands in quotes.
 
         Raises:
             KnobError: an unknown accelerator or knob (with the nearest name), or a value out of range.
         """
-        return cls(tuple(_accelerator(part.strip()) for part in text.split("+")))
+        return cls(tuple(_accelerator(part) for part in recipe_parts(text)))
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Recipe":
@@ -91,7 +92,7 @@ class Recipe:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PresetError(f"the preset {path} cannot be read: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
             raise PresetError(f"the preset {path} is no TOML: {error}") from error
         unknown = set(data) - {"title", "about", "accelerators"}
         rows = data.get("accelerators")
@@ -119,6 +120,7 @@ class Recipe:
         """
         lines = [f"title = {_toml(self.title or str(self))}"]
         lines += [f"about = {_toml(self.about)}"] if self.about else []
+        lines += [] if self.accelerators else ["accelerators = []"]
         for accelerator in self.accelerators:
             lines += ["", "[[accelerators]]", f"name = {_toml(accelerator.name)}"]
             lines += [f"{f.name} = {_toml(getattr(accelerator, f.name))}" for f in fields(accelerator)]  # type: ignore[arg-type]
@@ -129,20 +131,13 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON leaves DEL as it is
     return str(value)
 
 
 def _accelerator(text: str) -> Accelerator:
-    name, _, settings = text.partition(":")
-    if not name.strip():
-        raise KnobError("a recipe is empty; write for example ab-cache:every=3 + guidance-interval")
-    pairs = [pair.partition("=") for pair in settings.split(",") if pair.strip()]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise KnobError(f"{name.strip()}: {key.strip()!r} has no value; write {key.strip()}=...")
-    return _made(name.strip(), {key.strip(): value.strip() for key, _, value in pairs})
+    name, settings = knob_texts(text)
+    return _made(name, dict(settings))
 
 
 def _made(name: str, settings: dict[str, Any]) -> Accelerator:

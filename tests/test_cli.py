@@ -1,7 +1,9 @@
 """The command line: what it prints, what it refuses, and with which exit code."""
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,7 @@ def test_doctor(capsys):
     assert "CUDA" in data["switches"]["attention=flash"] or "not installed" in data["switches"]["attention=flash"]
 
 
-def test_compare_and_report(capsys, tmp_path):
+def test_compare_and_report(capsys, tmp_path, monkeypatch):
     out_folder = tmp_path / "run"
     code, out, _ = run(capsys, "compare", "pocket-dit", "--recipe", "ab-cache:every=2,warmup=2", "--no-memory", *QUICK,
                        "--out", str(out_folder))  # fmt: skip
@@ -59,6 +61,11 @@ def test_compare_and_report(capsys, tmp_path):
     code, out, _ = run(capsys, "report", str(out_folder), "--json")
     lanes = json.loads(out)["lanes"]
     assert code == 0 and lanes[0]["calls"] == 12 and lanes[1]["calls"] < 12
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    assert main(["report", str(out_folder)]) == 0
+    narrow.flush()
+    assert b"1.00?" in narrow.buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,16 @@ def test_compare_and_report(capsys, tmp_path):
         (["compare", "pocket-dit", "--attention", "xformer"], "did you mean xformers"),
         (["compare", "pocket-dit", "--out", "/proc/run"], "/proc/run cannot be written"),
         (["compare", ""], "no model is called ''"),
+        (["compare", "x" * 300], "no model is called 'xxx"),
+        (["compare", "pocket-dit", "--out", "x" * 300], "cannot be written: File name too long"),
+        (["compare", "pocket-dit", "--out", "~nosuchuser/x"], "~nosuchuser/x begins with a home that is not known"),
+        (["compare", "pocket-dit", "--recipe", "ab-cache:every=" + "9" * 400], "not between 1 and 10"),
+        (["compare", "pocket-dit", "--prompt", "caf\udce9"], "no UTF-8"),
+        (["report", "x" * 300], "cannot be read: File name too long"),
+        (["report", "/nowhere", "--also", "/nowhere"], "give --static FOLDER too"),
+        (["report", "/nowhere", "--static", "x" * 300], "cannot be written: File name too long"),
+        (["report", "~nosuchuser/x", "--static", "/proc/x"], "begins with a home"),
+        (["tune", "pocket-dit", "--floor", "psnr=30", "--out", "x" * 300 + ".toml"], "File name too long"),
         (["compare", "pocket-dit", "--revision", "main"], "revision is 'main'"),
         (["doctor", "pocket-dit", "--steps", "0"], "steps is 0"),
         (["calibrate", "auto", "pocket-dit", "--longest", "0"], "longest is 0"),

@@ -65,6 +65,14 @@ def test_stopping_is_no_loss(model, capsys, tmp_path, monkeypatch):
     assert run(capsys, *argv)[0] == 0 and Sweep.load(tmp_path / "out").finished
 
 
+def test_where_no_recipe_could_be_measured_it_failed(model, capsys, tmp_path):
+    grid = ["--prompt", "a red cube", "--size", "16x16", "--repeats", "1", "--metrics", "psnr", "--steps", "2"]
+    argv = ["sweep", model, *grid, "--control", "1", "--out", str(tmp_path / "out"), "--json"]
+    code, text, err = run(capsys, *argv, "--recipe", "first-block-cache")
+    assert code == 1 and json.loads(text)["finished"]
+    assert "no recipe could be measured; the first failed with: first-block-cache cannot work" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -74,6 +82,9 @@ def test_stopping_is_no_loss(model, capsys, tmp_path, monkeypatch):
         (["pocket-dit", "--recipe", "ab-cache:every=5..2"], "write 2..5"),
         (["pocket-dit", "--steps", "x"], "--steps is 'x'"),
         (["pocket-dit", "--steps", "0"], "steps is 0"),
+        (["pocket-dit", "--seeds", "9" * 5000], "--seeds has a value of 5000 characters"),
+        (["pocket-dit", "--prompt", "caf\udce9"], "no UTF-8"),
+        (["pocket-dit", "--metrics", ""], "no metric is called ''"),
         (["pocket-dit", "--seeds", "0..b"], "--seeds is '0..b', which is no range"),
         (["pocket-dit", "--control", "1.5"], "--control is '1.5'"),
         (["pocket-dit", "--steps", "6", "--control", "9"], "control is 9"),
@@ -101,6 +112,12 @@ def test_help_lists_every_metric(command, capsys):
 
     _, text, _ = run(capsys, command, "--help")
     assert ", ".join(METRICS) in " ".join(text.split()).replace("- ", "-")
+
+
+@pytest.mark.parametrize(("out", "says"), [("x" * 300, "File name too long"), ("~nosuchuser/x", "begins with a home")])
+def test_a_folder_that_cannot_be_is_named(out: str, says: str, capsys):
+    code, _, err = run(capsys, "sweep", "pocket-dit", "--out", out)
+    assert code == 2 and says in err
 
 
 def test_a_sweep_needs_a_folder(capsys):

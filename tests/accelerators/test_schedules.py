@@ -5,6 +5,8 @@ from deadheat.accelerators import EasyCache, attached
 from deadheat.accelerators.schedules import Threshold, periodic, read_mask, stretched, write_mask
 from deadheat.pipelines import KnobError
 
+from deadheat import Recipe
+
 from ..families import FAMILIES
 
 
@@ -19,10 +21,27 @@ def test_masks_are_read_as_written():
     assert read_mask("all", 4) == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("text", ["", "0", "1-9", "0 9 10", "0-3, 9", "0 -3 9", "none"])
+LONG = "9" * 5000  # more digits than Python reads
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "1-9", "0 9 10", "0-3, 9", "0 -3 9", "none", "0-10000000000000", f"0-9 {LONG}", f"{LONG}-9"],
+    ids=lambda text: text[:20],
+)
 def test_masks_that_are_refused(text: str):
     with pytest.raises(KnobError, match="mask"):
         read_mask(text, 10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"region-adaptive:resets={LONG}", "progressive-resolution:sizes=1e-9999999999", f"lemica:mask={LONG}"],
+    ids=lambda text: text[:20],
+)
+def test_a_short_text_takes_no_memory(text: str):
+    with pytest.raises(KnobError):
+        Recipe.parse(text)
 
 
 def test_stretched_masks_keep_both_ends():

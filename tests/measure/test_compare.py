@@ -2,12 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from deadheat.accelerators import ABCache, FewerSteps, output_cache
 from deadheat.accelerators.predictors import combine
+from deadheat.measure.explore import explore_comparison
+from deadheat.measure.runner import Runner
+from deadheat.measure.trial import Trial
 from deadheat.pipelines import Cancelled, PresetError, call_arguments, for_task, pictures, twin
+from diffusers import HeunDiscreteScheduler
 
 from deadheat import Comparison, InputError, KnobError, Recipe, UnsupportedError, accelerate, compare
 
@@ -50,7 +55,7 @@ def test_a_control_is_the_plain_pipeline_and_not_slower(result, pipe):
         if control is None:
             assert variant.note
             continue
-        assert control.median <= variant.median or "longer" in variant.note
+        assert control.speedup >= variant.speedup or "longer" in variant.note
         steps = len(control.steps)
         arguments = call_arguments(pipe, prompt="a red cube", steps=steps, guidance=5.0, size=SIZE)
         assert torch.equal(pictures(pipe(**arguments))[0], control.cells[0].picture)
@@ -77,6 +82,19 @@ def test_nothing_else_is_replaced(result, tmp_path):
     with pytest.raises(InputError, match="other files"):
         result.save(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+    (tmp_path / "result.json").write_text('{"my": "own"}')  # others call a file so too
+    with pytest.raises(InputError, match="other files than a comparison's; give another --out"):
+        result.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "result.json"}
+
+
+def test_what_lies_beside_a_result_stays(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    (folder / "mine.txt").write_text("precious")
+    (folder / "pictures" / "old.png").write_bytes(b"")
+    result.save(folder)
+    assert {path.name for path in folder.iterdir()} == {"mine.txt", "pictures", "report.html", "result.json"}
+    assert not (folder / "pictures" / "old.png").exists() and Comparison.load(folder).table() == result.table()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +104,26 @@ def test_a_damaged_result_is_refused(text, tmp_path):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(PresetError, match=r"result\.json"):
         Comparison.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda data: data["lanes"].clear(), "first lane is no baseline"),
+        (lambda data: data["lanes"][1]["seconds"].clear(), "lacks seconds"),
+        (lambda data: data["lanes"][1]["cells"].pop(), "lacks seconds or pictures"),
+        (lambda data: data["lanes"][1].update(ratios=["x"]), "damaged: ValueError"),
+        (lambda data: data["settings"].pop("repeats"), "settings lack repeats"),
+        (lambda data: data["settings"].clear(), "settings lack model, prompts"),
+    ],
+)
+def test_a_result_that_lacks_something_is_refused(result, spoil, says, tmp_path):
+    file = result.save(tmp_path / "run") / "result.json"
+    data = json.loads(file.read_text())
+    spoil(data)
+    file.write_text(json.dumps(data))
+    with pytest.raises(PresetError, match=rf"run/result\.json is damaged: .*{says.removeprefix('damaged: ')}"):
+        Comparison.load(file)
 
 
 def test_choosing(result):
@@ -128,6 +166,12 @@ def test_kept_baselines_are_used_and_keyed(pipe, tmp_path):
     second = go()
     assert not drawn and torch.equal(first.baseline.cells[2].picture, second.baseline.cells[2].picture)
     assert go(guidance=2.0) and len(drawn) == 2
+    for part in ("vae", "text_encoder"):  # they make the picture too
+        weight = next(getattr(pipe, part).parameters())
+        weight.data.mul_(2)
+        assert go() and len(drawn) == 2
+        weight.data.div_(2)
+    assert go() and not drawn
 
 
 @pytest.mark.parametrize(
@@ -137,6 +181,8 @@ def test_kept_baselines_are_used_and_keyed(pipe, tmp_path):
         ({"prompts": "a fox"}, InputError, "list of prompts"),
         ({"prompts": []}, InputError, "no prompt"),
         ({"prompts": [3]}, InputError, "a prompt is 3"),
+        ({"prompts": ["caf\udce9"]}, InputError, r"a prompt is 'caf\\udce9', which holds .* no UTF-8"),
+        ({"negative": "caf\udce9"}, InputError, "no UTF-8"),
         ({"negative": 3}, InputError, "negative is 3"),
         ({"seeds": 3}, InputError, "seeds is 3"),
         ({"size": 128}, InputError, "size is 128"),
@@ -169,6 +215,32 @@ def test_a_name_is_not_a_pipeline():
         compare("pocket-dit", ABCache(), prompts=["a fox"])
     with pytest.raises(UnsupportedError, match=r"load\('pocket-dit'\)"), accelerate("pocket-dit", "ab-cache"):
         pass
+
+
+def test_a_budget_is_judged_by_what_was_measured(pipe):
+    options = {"prompts": ["a red cube"], "steps": 6, "size": SIZE, "repeats": 1, "memory": False, "control": False}
+    recipes = ["ab-cache:every=6,warmup=1", "ab-cache:every=2,warmup=3"]
+    for metrics in (("ssim",), ("adherence", "latent")):
+        made = compare(pipe, recipes, metrics=metrics, **options)
+        made.baseline.seconds = [math.inf]
+        better = made.lane(recipes[1])
+        assert made.best(budget=1e9) is better
+        better.seconds = [math.inf]
+        assert made.best(budget=1e9) is made.lane(recipes[0])
+    made = compare(pipe, recipes[0], metrics=(), **options)
+    with pytest.raises(KnobError, match="measure psnr"):
+        made.best(budget=1e9)
+
+
+def test_code_names_the_revision(result):
+    told = result.environment["pipeline"]
+    made = replace(result, settings=result.settings | {"model": "org/model"})
+    made.environment = result.environment | {"pipeline": told | {"revision": "my-branch"}}
+    assert "load('org/model', revision='my-branch')" in made.snippet(made.lanes[1])
+    shown = explore_comparison(made.to_dict(), lambda _: None)["points"]
+    assert all("load('org/model', revision='my-branch')" in point["snippet"] for point in shown)
+    made.settings["model"] = "/hub/snapshots/my-branch"  # a folder has none
+    assert "revision" not in made.snippet(made.lanes[1])
 
 
 def test_questions_to_what_was_not_measured(pipe):
@@ -245,6 +317,74 @@ def test_a_picture_of_no_numbers_holds_no_floor(pipe, monkeypatch, tmp_path):
     assert result.best(floor={"psnr": 1}) is result.baseline
     assert "NaN" not in json.dumps(result.to_dict(), allow_nan=False)
     Comparison.load(result.save(tmp_path / "run"))
+
+
+def test_one_picture_of_no_numbers_is_enough(pipe, monkeypatch):
+    """Also where it is of a prompt that no timed round reached."""
+    counted = Runner.counted
+
+    def broken(self, lane, cell):
+        picture, report = counted(self, lane, cell)
+        return (picture * math.nan if lane.role == "variant" and cell[0] == "two" else picture), report
+
+    monkeypatch.setattr(Runner, "counted", broken)
+    options = {"prompts": ["one", "two"], "steps": 4, "size": SIZE, "repeats": 1, "control": False, "memory": False}
+    result = compare(pipe, ABCache(every=2, warmup=2), metrics=("psnr",), **options)
+    (lane,) = result.variants
+    assert lane.mean("psnr") is None and lane.worst("psnr") is None
+    assert any("no numbers" in text for text in lane.warnings)
+    assert result.best(floor={"psnr": 1}) is result.baseline and lane not in result.pareto()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds by what ran: a tenth for a step that was computed, times the pace of the machine."""
+    pace, timed, laps = {"now": 1.0}, Runner.timed, {}
+
+    def clocked(self, lane, cell):
+        picture, _, _ = timed(self, lane, cell)
+        laps[lane.name] = laps.get(lane.name, 0) + 1
+        seconds = 0.1 * sum(step["action"] == "computed" for step in lane.steps) * pace["now"]
+        if lane.role == "variant" and laps[lane.name] == 1:
+            seconds *= pace.get("first look", 1.0)
+        return picture, seconds, {"text": 0.0, "decode": 0.0, "denoise": seconds}
+
+    monkeypatch.setattr(Runner, "timed", clocked)
+    return pace
+
+
+HALF = {"prompts": ["a red cube"], "steps": 8, "size": SIZE, "repeats": 3, "memory": False, "metrics": ("psnr",)}
+
+
+def test_a_control_that_is_timed_later_stands_beside_the_baseline_of_then(pipe, clock, monkeypatch):
+    clock["first look"], race = 1.3, Trial.race  # so that its control is one step too slow at first
+
+    def faster(self, lanes, rounds, timed=None):
+        clock["now"] = 0.5 if timed else 1.0
+        race(self, lanes, rounds, timed)
+
+    monkeypatch.setattr(Trial, "race", faster)
+    result = compare(pipe, "lemica:mask=0 2 4 7,of=8", **HALF)
+    control = result.control_for(result.variants[0])
+    assert (control.name, control.seconds) == ("4 steps", pytest.approx([0.2] * 3))
+    assert control.speedup == pytest.approx(2) and control.speedup_range == pytest.approx((2, 2))
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_control_asks_for_steps_also_where_a_scheduler_makes_more_of_them():
+    heun = FAMILIES["sd15"].build(HeunDiscreteScheduler())
+    result = compare(heun, "lemica:mask=0-12 14,of=15", **HALF)
+    assert len(result.baseline.steps) == 15
+    control = result.control_for(result.variants[0])
+    assert (control.name, len(control.steps), control.recipe) == ("7 steps", 13, "fewer-steps:steps=7")
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_title_is_no_control(pipe):
+    mine = Recipe(Recipe.parse("lemica:mask=0 2 4 7,of=8").accelerators, "4 steps")
+    result = compare(pipe, mine, **HALF)
+    assert [lane.name for lane in result.lanes] == ["baseline", "4 steps (1)", "4 steps"]
+    assert result.control_for(result.variants[0]).role == "control"
 
 
 def test_pipelines_that_begin_with_a_picture_are_refused(pipe):

@@ -17,6 +17,10 @@ from deadheat.pipelines import InputError, KnobError
         ("teacache:threshold=0.1..0.3/0.1", [f"teacache:threshold={value}" for value in ("0.1", "0.2", "0.3")]),
         ("guidance-interval:stop=.5..1/.25", [f"guidance-interval:stop={value}" for value in ("0.5", "0.75", "1")]),
         ("lemica:mask=0-3 6 9,of=10", ["lemica:mask=0-3 6 9,of=10"]),
+        (
+            'sparse-cross-attention:before="a fox, red | + ..",words=fox + ab-cache:every=2|3',
+            [f'sparse-cross-attention:before="a fox, red | + ..",words=fox + ab-cache:every={n}' for n in (2, 3)],
+        ),
         ("lemica:axis=sigma|index", ["lemica:axis=sigma", "lemica:axis=index"]),
         (
             "ab-cache:every=2..3,order=1|2 + guidance-interval",
@@ -44,6 +48,7 @@ def test_ranges(text, means):
         ("ab-cache:every=2..4/x", "no number above 0"),
         ("teacache:threshold=0.1..0.3", "fractions without a step"),
         ("ab-cache:every=2..50", r"ABCache\.every is 11, not between 1 and 10"),
+        ("ab-cache:every=2.." + "9" * 5000, "no number or choice needs more"),
         ("ab-cache:every=2..3/0.5", r"ABCache\.every is '2\.5', not a whole number"),
         ("teacache:threshold=0..1/0.000001", "values; at most 10000"),
         (" + ab-cache:every=2..3", "a recipe is empty"),
@@ -66,3 +71,5 @@ def test_numbers():
         numbers("--seeds", "0,x")
     with pytest.raises(InputError, match=r"--steps is '0\.5'"):
         numbers("--steps", "0.5")
+    with pytest.raises(KnobError, match="--seeds has a value of 5000 characters"):
+        numbers("--seeds", "9" * 5000)

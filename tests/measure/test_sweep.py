@@ -3,14 +3,18 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
-from deadheat.accelerators import ABCache
+from deadheat.accelerators import ABCache, output_cache
+from deadheat.accelerators.predictors import combine
 from deadheat.measure import Point, Sweep, SweepCell
 from deadheat.measure.plan import LANES, control_steps, heats, plan
 from deadheat.measure.sweep_file import SweepFile
+from deadheat.measure.sweep_settings import sweep_settings
 from deadheat.pipelines import Cancelled, InputError, KnobError, PresetError, call_arguments, pictures
+from diffusers import DPMSolverMultistepScheduler
 
 from deadheat import Recipe, sweep
 
@@ -93,6 +97,23 @@ def test_a_failing_run_does_not_stop_the_others(pipe, tmp_path, monkeypatch):
     assert errors["ab-cache:every=2"] == "RuntimeError: no such luck" and errors["guidance-cutoff"] is None
 
 
+def test_a_picture_of_no_numbers_is_a_cell_that_failed(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(output_cache, "combine", lambda weights, past: math.nan * combine(weights, past))
+    found = quick(pipe, tmp_path / "out", recipes=["ab-cache:every=2,warmup=2"], steps=6)
+    (cell,) = [cell for cell in found.cells if cell.role == "variant"]
+    assert "no numbers" in cell.error and cell.picture is None
+    assert "ab-cache:every=2,warmup=2" not in {point.recipe for point in found.pareto()}
+
+
+def test_a_front_is_of_one_number_of_steps_and_of_all_its_cells(result):
+    front = result.pareto()
+    assert {point.steps for point in front} == {4, 6} and all(point.cells == 2 for point in front)
+    hard = next(cell for cell in result.cells if cell.recipe == "ab-cache:every=2,warmup=1" and cell.steps == 6)
+    cells = [replace(c, error="out of memory", seconds=[]) if c is hard else c for c in result.cells]
+    again = replace(result, cells=cells).pareto()
+    assert ("ab-cache:every=2,warmup=1", 6) not in {(point.recipe, point.steps) for point in again}
+
+
 def test_a_failing_metric_keeps_the_cell(pipe, tmp_path, monkeypatch):
     from deadheat.measure.score import PLAIN
 
@@ -151,6 +172,16 @@ def test_recipes_of_every_kind_each_once(pipe, tmp_path):
     assert balanced != str(Recipe.of("balanced"))
     assert found.settings["recipes"] == [balanced, "ab-cache:every=2", "ab-cache:order=1"]
     assert found.title(balanced) == "balanced"
+
+
+def test_recipes_of_the_same_title_are_numbered(pipe):
+    named = [Recipe((ABCache(every=n),), title="mine") for n in (2, 3)]
+    settings = {"prompts": ["a"], "seeds": [0], "steps": 4, "guidance": None, "negative": None, "size": None,
+                "repeats": 1, "control": None}  # fmt: skip
+    found = sweep_settings(pipe, [*named, "ab-cache:every=4"], metrics=["psnr"], **settings)
+    assert found["titles"] == {"ab-cache:every=2": "mine", "ab-cache": "mine (2)"}  # every=3 is the default
+    with pytest.raises(KnobError, match="there is no metric"):
+        sweep_settings(pipe, named, metrics=[], **settings)
 
 
 def test_heats_share_a_baseline_and_stay_small():
@@ -233,7 +264,7 @@ def test_the_format_of_the_file(result):
     head, first = lines[0], lines[1]
     assert (head["kind"], head["schema"]) == ("deadheat sweep", 1)
     assert {"model", "settings", "environment", "created"} <= set(head)
-    assert set(head["environment"]) == {"pipeline", "versions", "hardware", "weights"}
+    assert set(head["environment"]) == {"pipeline", "versions", "hardware", "weights", "scheduler"}
     assert first["kind"] == "cell" and first["recipe"] == "plain" and first["role"] == "baseline"
     assert first["scores"] == {"psnr": None, "ssim": 1.0} and first["identical"] is True and first["error"] is None
     again = Sweep.load(result.folder / "sweep.jsonl")
@@ -315,6 +346,46 @@ def test_other_weights_are_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="weights was"):
         quick(other, tmp_path / "out")
     assert quick(pipe, tmp_path / "out").finished
+
+
+def begun(pipe, out):
+    """A sweep that lacks its last cell."""
+    file = quick(pipe, out).folder / "sweep.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    return file
+
+
+def test_weights_beside_the_denoiser_count(pipe, tmp_path):
+    begun(pipe, tmp_path / "out")
+    other = FAMILIES["sd15"].build()
+    next(other.vae.parameters()).data.mul_(0.5)
+    with pytest.raises(InputError, match="weights was"):
+        quick(other, tmp_path / "out")
+
+
+def test_another_setting_of_the_scheduler_is_refused(pipe, tmp_path):
+    begun(pipe, tmp_path / "out")
+    other = FAMILIES["sd15"].build()
+    other.scheduler = type(other.scheduler).from_config(other.scheduler.config, beta_end=0.5)
+    with pytest.raises(InputError, match=r'the scheduler\'s beta_end was .* and is now "0\.5"'):
+        quick(other, tmp_path / "out")
+    assert quick(pipe, tmp_path / "out").finished
+
+
+def test_a_scheduler_may_be_set_to_infinity(tmp_path):
+    other = FAMILIES["sd15"].build()
+    other.scheduler = DPMSolverMultistepScheduler.from_config(other.scheduler.config)
+    assert quick(other, tmp_path / "out").environment["scheduler"]["lambda_min_clipped"] == "-inf"
+
+
+def test_a_sweep_of_an_earlier_version_is_refused_in_words(pipe, tmp_path):
+    file = begun(pipe, tmp_path / "out")
+    head, *lines = file.read_text().splitlines(keepends=True)
+    old = json.loads(head)
+    del old["environment"]["scheduler"]
+    file.write_text(json.dumps(old) + "\n" + "".join(lines))
+    with pytest.raises(InputError, match=r"begun by an earlier version.* give another --out"):
+        quick(pipe, tmp_path / "out")
 
 
 def test_two_drivers_are_refused(pipe, tmp_path):

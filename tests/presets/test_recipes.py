@@ -4,7 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
-from deadheat.accelerators import ACCELERATORS, ABCache, FittedCache, GuidanceInterval, LeMiCa, check
+from deadheat.accelerators import (
+    ACCELERATORS,
+    ABCache,
+    FittedCache,
+    GuidanceInterval,
+    LeMiCa,
+    SparseCrossAttention,
+    check,
+)
+from deadheat.measure import expand
 from deadheat.pipelines import family
 from deadheat.presets import own_presets, presets, recipe
 
@@ -21,6 +30,35 @@ def test_every_accelerator_survives_text_and_toml(cls, tmp_path):
     file.write_text(Recipe((made,), 'with "quotes" \\').to_toml())
     again = Recipe.from_toml(file)
     assert again.accelerators == (made,) and again.title == 'with "quotes" \\'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a fox, red",
+        "a fox + a cat",
+        'a "red" fox',
+        '"',
+        " a fox ",
+        "fox.toml",
+        "a=b:c",
+        "C:\\a, b",
+        "a\tb\r\n\x07\x7fé",
+    ],
+)
+def test_free_text_survives_text_and_toml(text: str, tmp_path):
+    made = Recipe((SparseCrossAttention(words=text, before="x"), ABCache(every=4)), title=text)
+    assert Recipe.of(str(made)).accelerators == made.accelerators
+    assert expand(str(made)) == [str(made)]
+    file = tmp_path / "mine.toml"
+    file.write_text(made.to_toml(), encoding="utf-8", newline="")
+    assert Recipe.of(str(file)) == made
+
+
+def test_the_plain_recipe_survives_toml(tmp_path):
+    file = tmp_path / "plain.toml"
+    file.write_text(Recipe().to_toml())
+    assert Recipe.from_toml(file).accelerators == ()
 
 
 def test_order_is_kept():
@@ -134,6 +172,11 @@ def test_a_goal_means_what_suits_the_model():
         ("", "empty"),
         ("ab-cache + ", "empty"),
         ("guidance-interval:start=0.9,stop=0.1", "swap"),
+        ("ab-cache:every=" + "9" * 400, "not between 1 and 10"),
+        ("teacache:threshold=" + "9" * 400, "not a number"),
+        ('sparse-cross-attention:words="a fox', "quotes do not end"),
+        ('sparse-cross-attention:words="a" fox', "quotes do not end"),
+        ("sparse-cross-attention:words=caf\udce9", "not text"),
     ],
 )
 def test_slips_are_named(text, says):
@@ -148,6 +191,9 @@ def test_slips_are_named(text, says):
         "title = 'x'",
         "accelerators = 3",
         "[[accelerators]]\nname='ab-cache'\nevery=99",
+        f"[[accelerators]]\nname='ab-cache'\nevery={'9' * 400}",
+        f"[[accelerators]]\nname='teacache'\nthreshold={'9' * 400}",
+        f"[[accelerators]]\nname='ab-cache'\nevery={'9' * 5000}",
         "[[accelerators]]\nevery=2",
         "colour = 'red'\n[[accelerators]]\nname='ab-cache'",
     ],
