@@ -112,7 +112,7 @@ class _Moved(Rule):
         return self.runs
 
     def _change(self, x: Tensor) -> float:
-        if self.rate == inf:
+        if self.rate == inf or "output" not in self.memory:  # the branch that decides did not run with the last one
             return inf
         size = _mean(self.memory["output"])
         return self.rate * _mean(x - self.memory["latents"]) / size if size else inf

@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..pipelines import Around, Call, Link, Network, SolverStep, Stage, around_control, around_encoder, denoisers
+from ..pipelines import (
+    Around,
+    Call,
+    Link,
+    Network,
+    SolverStep,
+    Stage,
+    around_control,
+    around_encoder,
+    asked,
+    denoisers,
+)
 from .knobs import knob
 from .schedules import periodic, stretched
 from .unet_cache import Kind, Past, UNetCache, kind
@@ -179,7 +190,10 @@ class _Ahead:
 
     def _tiled(self, call: Call, steps: list[int]) -> Call:
         """Return the same call for all of those steps, each with a timestep of its own."""
-        plan = self.link.run.pipe.scheduler.timesteps
-        times = plan[len(plan) - call.steps :][torch.tensor(steps)].repeat_interleave(call.batch)
+        pipe = self.link.run.pipe
+        plan, begin = pipe.scheduler.timesteps, getattr(pipe.scheduler, "begin_index", None) or 0
+        if asked(pipe, "denoising_end") is None:  # a run that begins late has the end of the plan
+            begin = len(plan) - call.steps
+        times = plan[begin:][torch.tensor(steps)].repeat_interleave(call.batch)
         tiled = call.tiled(len(steps))
         return replace(tiled, kwargs={**tiled.kwargs, "timestep": times})

@@ -104,6 +104,8 @@ class SparseEdit(Accelerator):
             return why
         if getattr(pipe, "controlnet", None) is not None:
             return "its ControlNet adds whole maps between the layers, which do not fit a window"
+        if getattr(pipe, "adapter", None) is not None:
+            return "its T2I-Adapter adds whole maps between the layers, which do not fit a window"
         return unwindowed(next(iter(denoisers(pipe).values())))
 
     def idle_because(self, steps: int) -> str:

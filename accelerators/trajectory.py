@@ -66,7 +66,8 @@ class Trajectory:
     def step(self, now: SolverStep, solve: Callable[[SolverStep], Any]) -> Any:
         """Give a skipped step its prediction, and judge from what the solver makes of it."""
         self.levels = self.levels or levels(self.scheduler, now.run.sigmas)
-        if self.asked != self.asked_before:  # another guidance, another size: the past does not lead here
+        changed = self.asked != self.asked_before  # another guidance, another size: the past does not lead here
+        if changed and self.ran:
             self._forget()
         if self.at >= len(self.levels) - 1:  # nothing comes after the last step
             return solve(now)
@@ -84,6 +85,8 @@ class Trajectory:
         self.slopes.append(level.slope(x, x0))
         out = solve(now)
         self._judge(level, x, out[0] if isinstance(out, tuple) else out.prev_sample)
+        if changed and not self.ran:  # it was skipped before anybody knew
+            self._forget()
         return out
 
     def tokens(self, name: str, call: Call, hidden: Tensor, run: RunTokens) -> Tensor:

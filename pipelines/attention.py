@@ -203,6 +203,8 @@ def _given(run: Inner) -> inspect.BoundArguments:
 def _apart(given: Mapping[str, Any]) -> int | None:
     """Return how many text tokens a joint attention is given, if they come apart from the image tokens."""
     other = given.get("encoder_hidden_states")
+    if isinstance(other, tuple):  # an IP-Adapter's pictures stand behind the text
+        other = other[0]
     return None if other is None or other is given["hidden_states"] else int(other.shape[1])
 
 

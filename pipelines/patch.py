@@ -8,6 +8,21 @@ from typing import Any
 from torch import nn
 
 
+class _Method:
+    """Stands in for a method of one scheduler: a deep copy of that (LTX-2 and SkyReels make one) has its own again."""
+
+    def __init__(self, owner: Any, name: str, made: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, made)
+        self._owner, self._name, self._made = owner, name, made
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._made(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copy = memo.get(id(self._owner))
+        return self if copy is None else getattr(type(self._owner), self._name).__get__(copy)
+
+
 @contextmanager
 def patched(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Replace ``owner.name`` by ``wrap(owner.name)`` until the block ends, then put back exactly what was there.
@@ -22,7 +37,8 @@ def patched(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]
     ('hello', {})
     """
     was_own, old = name in vars(owner), getattr(owner, name)
-    setattr(owner, name, functools.wraps(old)(wrap(old)))  # wraps: diffusers inspects the signatures of schedulers
+    made = functools.wraps(old)(wrap(old))  # wraps: diffusers inspects the signatures of schedulers
+    setattr(owner, name, made if isinstance(owner, nn.Module) else _Method(owner, name, made))
     try:
         yield
     finally:

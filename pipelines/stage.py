@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import KDPM2DiscreteScheduler
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
@@ -201,7 +202,8 @@ class Stage:
         if nth:
             return (f"call {nth}",)
         if self.family.guidance == "batched" and getattr(self.pipe, "do_classifier_free_guidance", self._cfg):
-            return PAIR if self._pairs(latents) else MIXED
+            perturbed = getattr(self.pipe, "do_perturbed_attention_guidance", False)
+            return PAIR if self._pairs(latents) and not perturbed else MIXED
         return ("cond",)
 
     def _pairs(self, latents: Tensor) -> bool:
@@ -285,6 +287,9 @@ def _sigmas(pipe: Any) -> list[float]:
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if sigmas is not None and len(sigmas) >= planned:
         levels = torch.as_tensor(sigmas)[:planned]
+        if isinstance(scheduler, KDPM2DiscreteScheduler):  # it repeats the level after a middle call, not the middle's
+            levels = levels.clone()
+            levels[1::2] = scheduler.sigmas_interpol[1:planned:2]
     elif alphas is not None:
         kept = alphas[torch.as_tensor(scheduler.timesteps).long().cpu()].clamp(min=1e-6)  # a zero SNR has no end
         levels = ((1 - kept) / kept) ** 0.5

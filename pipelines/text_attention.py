@@ -52,9 +52,11 @@ def around_text_attention(stage: Stage, amount: Callable[[int, int], float]) -> 
             if not added or stage.family.text is None:
                 return network(call)
             text, image = _places(stage, call)
+            ran = call.run.steps[-1].calls
             with _Stronger(text, image, added) as mode:
                 out = network(call)
-            if not mode.met and call.step == 0:  # later, a cache may have skipped all attention
+            # what answers without the network, or later in the run a cache, has no attention to strengthen
+            if not mode.met and call.step == 0 and call.run.steps[-1].calls > ran:
                 raise UnsupportedError(
                     f"{link.owner} cannot strengthen the text: attention does not go through PyTorch's own "
                     "(another backend, or torch.compile); use the native backend, or amplify=0"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from deadheat.accelerators import EasyCache, attached, easy_cache
+from deadheat.accelerators import EasyCache, GuidanceInterval, attached, easy_cache
 from deadheat.accelerators.easy_cache import _Moved, _moved_by
 from deadheat.accelerators.schedules import Threshold
 from deadheat.pipelines import Call, Run
@@ -100,3 +100,13 @@ def test_lazy_cache_is_judged_by_the_guided_prediction(on: str, monkeypatch: pyt
     cond, uncond = outs["cond"], outs.get("uncond", outs["cond"])
     torch.testing.assert_close(seen[-1][3], uncond + scale * (cond - uncond))
     assert "uncond" in outs
+
+
+@pytest.mark.parametrize("on", ["wan", "flux"])
+def test_a_branch_that_begins_late(on: str):
+    """It runs alone at a step at which the branch that decides is skipped."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    with executed(tiny, pipe) as seen, attached(pipe, GuidanceInterval(start=0.3), EasyCache(threshold=2.0, warmup=2)):
+        assert torch.isfinite(tiny.call(pipe, 12)).all()
+    assert seen.samples < tiny.samples(12)

@@ -412,3 +412,10 @@ def test_fewer_steps_are_recommended_for_the_same_picture():
     assert len(said) == 3
     assert "fewer steps" in said[0]
     assert Bottleneck(low=0).cautions(pipe, 6) == []
+
+
+def test_the_text_is_strengthened_where_guidance_begins_late():
+    tiny = FAMILIES["flux"]
+    pipe = tiny.build()
+    with attached(pipe, ProgressiveResolution(), GuidanceInterval(start=0.1)):
+        assert torch.isfinite(tiny.call(pipe, 12, height=128, width=128)).all()

@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 import torch
-from deadheat.accelerators import SADA, ABCache, DeepCache, GuidanceInterval, TeaCache, attached, check
+from deadheat.accelerators import SADA, ABCache, DeepCache, GuidanceCutoff, GuidanceInterval, TeaCache, attached, check
 from deadheat.accelerators.pruning import Pruning, chosen
 from deadheat.accelerators.trajectory import COEFFICIENTS, Node, Trajectory, _continued, forecast
 from deadheat.pipelines import (
@@ -404,3 +404,12 @@ def test_what_it_refuses_and_warns_of():
     assert not SADA(most=0).cautions(pipe, 8)
     with pytest.raises(KnobError, match="swap them"):
         SADA(start=0.9, stop=0.1)
+
+
+def test_guidance_that_ends_at_a_skipped_step():
+    """Nobody knows beforehand that the second call of this step will not come."""
+    flux = FAMILIES["flux"]
+    pipe = flux.build()
+    with executed(flux, pipe) as seen, attached(pipe, GuidanceCutoff(), SADA()) as session:
+        assert torch.isfinite(flux.call(pipe, 20)).all()
+    assert session.report().calls == seen.samples

@@ -490,3 +490,12 @@ def test_cautions(pipe):
     assert any("found for 50 steps" in said for said in EncoderPropagation(keys="published").cautions(pipe, 28))
     assert any("order=1" in said for said in Clockwork(order=2).cautions(ancestral(pipe), 28))
     assert any("leave little to skip" in said for said in DeepCache().cautions(pipe, 6))
+
+
+def test_together_in_a_run_that_ends_early():
+    tiny = FAMILIES["sdxl"]
+    pipe, drawn = tiny.build(), []
+    for together in (False, True):
+        with attached(pipe, EncoderPropagation(every=3, together=together)):
+            drawn.append(tiny.call(pipe, 8, denoising_end=0.5))
+    torch.testing.assert_close(*drawn, atol=1e-4, rtol=1e-4)

@@ -1,5 +1,7 @@
 """The clock: steps, noise levels and branches as the pipeline really goes through them."""
 
+import copy
+
 import pytest
 import torch
 from deadheat.accelerators import ABCache, attached
@@ -10,6 +12,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
 )
@@ -282,3 +285,25 @@ def test_automatic_pipelines_share_the_clock():
             output_type="latent",
         )
     assert stage.runs[-1].total == len(stage.runs[-1].steps) == 3
+
+
+def test_a_copy_of_the_scheduler_has_its_own_clock():
+    """LTX-2 and SkyReels step a second prediction with a deep copy."""
+    pipe = FAMILIES["sd3"].build()
+    with staged(pipe) as stage:
+        other = copy.deepcopy(pipe.scheduler)
+        pipe.scheduler.set_timesteps(3)
+        other.set_timesteps(5)
+        assert (len(pipe.scheduler.timesteps), len(other.timesteps)) == (3, 5)
+        assert len(stage.runs) == 1
+        sample = torch.zeros(1, 4, 8, 8)
+        other.step(sample, other.timesteps[0], sample)
+        assert (other.step_index, pipe.scheduler.step_index) == (1, None)
+
+
+def test_a_middle_call_has_a_noise_level_of_its_own():
+    pipe = FAMILIES["sd15"].build(KDPM2DiscreteScheduler())
+    with staged(pipe) as stage:
+        FAMILIES["sd15"].call(pipe, 5)
+    sigmas = [step.sigma for step in stage.runs[-1].steps]
+    assert len(sigmas) == 9 and sigmas == sorted(set(sigmas), reverse=True)
