@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..pipelines import Call, Link, Stage, around_modules, denoisers
+from ..pipelines import Call, Link, Stage, around_modules, denoisers, why_compiled
 from ..pipelines.places import AroundModule, Inner
 from .base import Accelerator
 from .predictors import combine
@@ -117,11 +117,11 @@ def cached(name: str, module: nn.Module) -> bool:
 
 
 def lacking(pipe: Any, cached: Callable[[str, nn.Module], bool] = cached) -> str | None:
-    """Return a sentence where the denoiser has none of the modules that are to be *cached*."""
+    """Return a sentence where the denoiser has none of the modules that are to be *cached*, or out of reach."""
     modules = (named for network in denoisers(pipe).values() for named in network.named_modules())
     if not any(cached(name, module) for name, module in modules):
         return "its denoiser has none of the modules that this method skips"
-    return None
+    return why_compiled(pipe)
 
 
 def in_block(path: str, names: tuple[str, ...]) -> bool:

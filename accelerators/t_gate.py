@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..pipelines import Call, Link, Stage, around_modules, crosses, denoisers
+from ..pipelines import Call, Link, Stage, around_modules, crosses, denoisers, why_compiled
 from ..pipelines.places import AroundModule, Inner
 from .guidance import Planned
 from .knobs import knob
@@ -58,7 +58,7 @@ class TGate(Planned):
         modules = [(name, m) for network in denoisers(pipe).values() for name, m in network.named_modules()]
         if not any(cls.cached(name, module) for name, module in modules):
             return "its denoiser has no cross attention of its own: prompt and picture share one attention"
-        return super().supports(pipe)
+        return why_compiled(pipe) or super().supports(pipe)
 
     def reason(self) -> str:
         return f"cross attention as at {self.gate:g}, no guidance"

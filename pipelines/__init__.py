@@ -20,6 +20,7 @@ from .attention import (
     around_image_tokens,
     unseen_attention,
     unseen_modules,
+    why_compiled,
 )
 from .block_stack import Onlooker, around_stack, why_no_stack
 from .boxes import Box, Sides, boxes_around
@@ -231,6 +232,7 @@ __all__ = [
     "unwindowed",
     "usual_tokens",
     "whole_modules",
+    "why_compiled",
     "why_no_adapter",
     "why_no_stack",
     "why_whole",

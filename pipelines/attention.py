@@ -71,6 +71,15 @@ def unseen_modules(pipe: Any) -> str | None:
     """Return a sentence that says why nobody can stand around this pipeline's attention modules, or None."""
     if not family(pipe).known:
         return "its attention is not described in pipelines/families.py"
+    return why_compiled(pipe)
+
+
+def why_compiled(pipe: Any) -> str | None:
+    """Return a sentence where parts of this pipeline's denoisers are compiled, or None.
+
+    What stands around a module in there is traced with it, once for every path: soon nothing more is compiled, of the
+    plain pipeline neither.
+    """
     modules = [module for network in denoisers(pipe).values() for module in network.modules()]
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
         return "its network is compiled, and nothing can stand inside compiled blocks: load it uncompiled"

@@ -1,6 +1,7 @@
 """One training loop for every part: schedule, averaged weights, progress, checkpoints that survive a kill at any time.
 
-Everything random in step k comes from (seed, name of the part, k), so a resumed run goes on as if never stopped.
+Everything random in step k comes from (seed, name of the part, k), so a resumed run goes on as if never stopped, but
+for the earlier scenes that `stream.py` draws from again: it holds none yet after a stop.
 Budgets count samples, not seconds: a stopped or slowed process loses nothing.
 """
 

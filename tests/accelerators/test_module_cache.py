@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from deadheat.accelerators import PyramidAttentionBroadcast, TaylorSeer, attached
+from deadheat.accelerators import (
+    ABCache,
+    FasterCache,
+    LayerCache,
+    PyramidAttentionBroadcast,
+    TaylorSeer,
+    TGate,
+    attached,
+)
 from deadheat.accelerators.module_cache import Part
-from deadheat.pipelines import KnobError
+from deadheat.pipelines import KnobError, UnsupportedError
 from diffusers.models.attention_processor import Attention
 
 from ..families import FAMILIES
@@ -90,3 +98,16 @@ def test_a_second_self_attention_is_no_cross_attention():
     cache = PyramidAttentionBroadcast(self_every=2, cross_every=6, start=0.0, stop=1.0)
     steps = {m: [s for s in range(13) if cache.computes(Part("blocks.0.attn2", m), s, 13)] for m in (joint, cross)}
     assert steps == {joint: [0, 2, 4, 6, 8, 10, 12], cross: [0, 6, 12]}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [TaylorSeer(), LayerCache(), FasterCache(), PyramidAttentionBroadcast(), ABCache(place="modules"), TGate()],
+)
+def test_compiled_blocks_are_out_of_reach(recipe):
+    """Traced with their blocks they would leave nearly everything uncompiled, the plain pipeline too."""
+    pipe = FAMILIES["pixart"].build()
+    assert recipe.refusal(pipe) is None
+    pipe.transformer.transformer_blocks[1].compile(backend="eager")
+    with pytest.raises(UnsupportedError, match="load it uncompiled"), attached(pipe, recipe):
+        pass
