@@ -107,6 +107,24 @@ def test_a_recorded_result_stands_there_before_the_first_run(page: "Page"):
     assert page.evaluate("document.querySelector('.dh-base').naturalWidth") == 128
 
 
+def test_what_is_typed_as_the_page_comes_alive_stays(chromium: "Browser", url: str):
+    page = chromium.new_page()
+    page.set_default_timeout(HOUR)
+
+    def slowly(route: Any) -> None:
+        page.wait_for_timeout(700)  # a server that is far away
+        route.continue_()
+
+    page.route("**/gradio_api/run/predict*", slowly)
+    page.route("**/gradio_api/queue/join*", slowly)
+    page.goto(url)
+    page.fill("#recipe textarea, #recipe input", "ab-cache:every=3")
+    page.wait_for_selector("#first-of")
+    page.wait_for_timeout(2500)
+    assert page.input_value("#recipe textarea, #recipe input") == "ab-cache:every=3"
+    page.close()
+
+
 def test_knobs_write_the_recipe_and_presets_set_the_knobs(page: "Page"):
     _recipe_becomes(page, "ab-cache:every=2")
     _until(page, "document.querySelector('#first-every input').value === '2'")

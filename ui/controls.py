@@ -288,7 +288,8 @@ def _accelerators() -> list[tuple[str, str]]:
 def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
     first, second = made.slots
-    return [made.model, made.preset, made.recipe, made.named, first.choice, first.wanted, second.choice, made.ready]
+    slots = [first.choice, first.wanted, first.part, second.choice]
+    return [made.model, made.preset, made.recipe, made.named, *slots, made.ready]
 
 
 def filled() -> list[Any]:
@@ -297,5 +298,6 @@ def filled() -> list[Any]:
     about = _expect(FIRST_PRESET, "pocket-dit")
     presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET, info=about, interactive=True)
     recipe, first = gr.update(interactive=True), gr.update(choices=every, interactive=True)
-    slots = [first, known[FIRST_PRESET], gr.update(choices=[(NONE, NONE), *every], interactive=True)]
+    wanted = known[FIRST_PRESET]  # its part of the recipe at once: coming later, it would overwrite what is being typed
+    slots = [first, wanted, wanted, gr.update(choices=[(NONE, NONE), *every], interactive=True)]
     return [gr.update(choices=offered()), presets, recipe, _named("pocket-dit"), *slots, True]
