@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..pipelines import Call, Link, Stage, around_modules, denoisers, why_compiled
@@ -20,7 +21,7 @@ FEED_FORWARD = ("ff", "ffn", "ff_context", "feed_forward", "img_mlp", "txt_mlp")
 
 
 class Made(NamedTuple):
-    """What a module gave, at which step, for which shape; joint attention gives two tensors, image and text."""
+    """What a module gave to a branch, when, for which shape; joint attention gives two tensors, image and text."""
 
     step: int
     parts: tuple[Tensor, ...]
@@ -84,31 +85,42 @@ class ModuleCache(Accelerator):
         return around_modules(stage, self.cached, lambda link: self._start(link, paths))
 
     def _start(self, link: Link, paths: dict[str, nn.Module]) -> AroundModule:
-        past: dict[tuple[Any, ...], deque[Made]] = {}
+        past: dict[tuple[str, str], deque[Made]] = {}
         link.run.holds(past)
 
         def around(path: str, call: Call, run: Inner) -> Any:
-            made = past.setdefault((path, call.branches), deque(maxlen=self.nodes))
-            if made and made[-1].asked != call.shape:
-                made.clear()
+            made = [past.setdefault((path, branch), deque(maxlen=self.nodes)) for branch in call.branches]
+            if any(known and known[-1].asked != call.shape for known in made):
+                for known in made:
+                    known.clear()
             if self._due(Part(path, paths[path]), call, made):
                 out = run()
-                if made and made[-1].step == call.step:  # a network that uses a module twice
-                    made.pop()
-                made.append(Made(call.step, out if isinstance(out, tuple) else (out,), call.shape))
+                _remember(made, call, out)
                 return out
             link.note("partial", self.reason())
-            weights = self.weights_at([node.step for node in made], call.step)
-            parts = tuple(combine(weights, values) for values in zip(*(node.parts for node in made), strict=True))
+            weights = [self.weights_at([node.step for node in known], call.step) for known in made]
+            # by part of the output, and in it by branch
+            values = zip(*(zip(*(node.parts for node in known), strict=True) for known in made), strict=True)
+            parts = tuple(torch.cat([combine(*one) for one in zip(weights, of, strict=True)]) for of in values)
             return parts if len(parts) > 1 else parts[0]
 
         return around
 
-    def _due(self, part: Part, call: Call, made: deque[Made]) -> bool:
-        if not made:
+    def _due(self, part: Part, call: Call, made: list[deque[Made]]) -> bool:
+        if not all(made):
             return True
-        since = min(made[-1].step, call.step - 1)  # a network that uses a module twice asks the rule for this step
+        # a network that uses a module twice asks the rule for this step
+        since = min(call.step - 1, *(known[-1].step for known in made))
         return due(since, call.step, lambda step: self.computes(part, step, call.steps))
+
+
+def _remember(made: list[deque[Made]], call: Call, out: Any) -> None:
+    """Add what a module gave to the past of each branch of the call."""
+    parts = out if isinstance(out, tuple) else (out,)
+    for known, half in zip(made, zip(*(part.chunk(len(made)) for part in parts), strict=True), strict=True):
+        if known and known[-1].step == call.step:  # a network that uses a module twice
+            known.pop()
+        known.append(Made(call.step, half, call.shape))
 
 
 def cached(name: str, module: nn.Module) -> bool:

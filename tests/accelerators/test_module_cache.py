@@ -86,6 +86,21 @@ def test_branches_are_apart(on: str):
     assert len(seen) == 2 * 3
 
 
+def test_half_of_a_pair_goes_on_from_the_pair():
+    """Where guidance rests now and then, the conditional branch has one past, alone or in a pair."""
+    tiny = FAMILIES["sd15"]
+    pipe = tiny.build()
+    modules = dict(tiny.denoiser(pipe).named_modules())
+    module = next(m for name, m in modules.items() if FasterCache.cached(name, m))
+    layer = next(layer for layer in module.modules() if isinstance(layer, torch.nn.Linear))
+    rows: list[int] = []
+    layer.register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    with attached(pipe, FasterCache(every=3, uncond_every=2, start=0.0)):
+        tiny.call(pipe, 9)
+    # guided at 0 2 4 6 8; attention is due at 0 3 6 8, and at 3 runs for one half: the other then falls behind
+    assert rows == [2, 1, 2, 2, 2]
+
+
 def test_a_window_from_behind_is_refused():
     with pytest.raises(KnobError, match="swap"):
         PyramidAttentionBroadcast(start=0.9, stop=0.1)
