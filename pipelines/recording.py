@@ -1,7 +1,7 @@
 """What a UNet computed for a picture, step by step, and edits that compute windows and read the rest from there."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,7 @@ from .call import Around, Call, Link, Network
 from .stage import Stage
 from .tape import Tape, hooked
 from .undo import Undo
-from .window_frames import Frame, Notes
+from .window_frames import Frame, Notes, Room
 from .windows import Windows
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -117,7 +117,8 @@ class UNetRecording:
         """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
         device = next(self.network.parameters()).device
         frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace(self.budget - self.nbytes)
-        room: Tensor | None = None  # for keys and values: memory that is asked for anew at every step comes slowly
+        room: Tensor | None = None  # for keys and values
+        rooms: list[dict[str, Room]] = [{} for _ in frames]
         taped = self._trusted is not False and not hooked(self.network)
         self.settled = True
         for tape in self._tapes.values():
@@ -132,7 +133,7 @@ class UNetRecording:
                 link.note("partial", f"{sum(box.area for box in boxes)} of {math.prod(size)} latent pixels")
                 if room is None and notes.tokens is not None:
                     room = torch.empty_like(notes.tokens, dtype=call.latents.dtype, device=call.latents.device)
-                return self._windows(_Step(call, network, notes, taped, room), frames, trace)
+                return self._windows(_Step(call, network, notes, taped, room), zip(frames, rooms, strict=True), trace)
 
             return around
 
@@ -145,12 +146,12 @@ class UNetRecording:
             return None
         return self._levels[min(self._levels, key=lambda level: abs(level - sigma))]
 
-    def _windows(self, step: "_Step", frames: list[Frame], trace: Trace) -> Tensor:
+    def _windows(self, step: "_Step", frames: Iterable[tuple[Frame, dict[str, Room]]], trace: Trace) -> Tensor:
         call, network, notes = step.call, step.network, step.notes
         assert notes.out is not None
         out, tokens = notes.out.to(call.latents.dtype, copy=True), notes.read_tokens(call.latents, step.room)
-        for frame in frames:
-            reads = frame.reads(notes, call.latents, tokens)
+        for frame, rooms in frames:
+            reads = frame.reads(notes, call.latents, tokens, rooms)
             part = replace(call, kwargs=call.kwargs | {call.first: frame.window(call.latents)})
             found = (
                 self._played(part, network, frame, reads)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .boxes import Box, Sides
 
@@ -127,14 +127,21 @@ class Cut:
     into: Box
     take: Box | None
 
-    def read(self, noted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return what is read, and the view of it that the window fills."""
-        whole = self.part.of(noted)
-        if any(self.pads):
-            whole = functional.pad(whole, self.pads).to(dtype, memory_format=layout(noted))
-        else:
-            whole = whole.to(dtype, copy=True, memory_format=layout(noted))
-        return whole, self.into.of(whole)
+    def room(self, noted: Tensor, like: Tensor) -> "Room":
+        """Return memory for what is read of such a map, of the dtype and on the device of *like*."""
+        (height, width), (left, right, top, bottom) = self.part.sides, self.pads
+        size = (*noted.shape[:2], top + height + bottom, left + width + right)
+        whole = torch.zeros(size, dtype=like.dtype, device=like.device)
+        whole = whole.contiguous(memory_format=layout(whole))
+        return Room(whole, Box(top, left, top + height, left + width).of(whole), self.into.of(whole))
+
+
+class Room(NamedTuple):
+    """What a convolution reads: all of it, the part that is noted, and the part that the window fills."""
+
+    whole: Tensor
+    noted: Tensor
+    fresh: Tensor
 
 
 def layout(x: Tensor) -> torch.memory_format:
@@ -160,19 +167,31 @@ class Frame:
         """Return the window of latents (B, C, H, W), in memory of its own."""
         return self.box.of(latents).contiguous(memory_format=layout(latents))
 
-    def reads(self, notes: Notes, like: Tensor, tokens: Mapping[str, Tensor] | None = None) -> Reads:
+    def reads(
+        self,
+        notes: Notes,
+        like: Tensor,
+        tokens: Mapping[str, Tensor] | None = None,
+        rooms: dict[str, Room] | None = None,
+    ) -> Reads:
         """Return what the layers read around the window, of the dtype and on the device of *like*.
 
         The window will fill its part of *tokens*, keys and values as ``Notes.read_tokens`` gives them; several
-        windows of the same call share them.
+        windows of the same call share them. What convolutions read lies in *rooms*, which several calls may use in
+        turn: memory that is asked for anew at every step comes slowly.
         """
         tokens = notes.read_tokens(like) if tokens is None else tokens
-        found: dict[str, tuple[Tensor, ...]] = dict(notes.norms)
+        rooms = {} if rooms is None else rooms
+        found: Reads = dict(notes.norms)
         for name, cut in self.cuts.items():
-            found[name] = cut.read(notes.whole[name].to(like.device), like.dtype)
+            noted = notes.whole[name]
+            if (room := rooms.get(name)) is None:
+                room = rooms[name] = cut.room(noted, like)
+            room.noted.copy_(cut.part.of(noted))
+            found[name] = room.whole, room.fresh
         return found | {name: (tokens[name], rows) for name, rows in self.rows.items()}
 
-    @property
+    @cached_property
     def shape(self) -> tuple[Any, ...]:
         """What two windows must have in common to take the same operations."""
         cuts = tuple((cut.part.sides, cut.pads, cut.into, cut.take) for cut in self.cuts.values())
