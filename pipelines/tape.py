@@ -205,7 +205,7 @@ def faster_convolution(args: Any, kwargs: Any, out: Tensor, kept: dict[Any, tupl
         call = _of_weights, (x, weight.flatten(1), bias, weight.shape[2:], stride)
     elif large:
         return None
-    elif rows and pixels <= FEW_PIXELS and weight.nbytes <= FEW_BYTES:
+    elif rows and pixels <= FEW_PIXELS:
         flat = _ordered(kept, (id(weight),), weight, lambda: weight.permute(0, 2, 3, 1).flatten(1).contiguous())
         call = _of_rows, (x, flat, bias, weight.shape[2:], stride)
     elif kernel is not None:
@@ -256,5 +256,5 @@ def _of_weights(
 
 
 MOST_PACKED = 2**21  # bytes of a weight that is brought into an order
-FEW_PIXELS, FEW_BYTES = 80, 2**19  # of the output, and of the weight: below both a plain product is sooner done
+FEW_PIXELS = 80  # of the output: below a plain product is sooner done
 _DIVISIONS = {torch.Tensor.__truediv__, torch.Tensor.div, torch.div, torch.true_divide}
