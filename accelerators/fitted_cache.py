@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any, ClassVar
 
 from ..pipelines import KnobError
@@ -28,7 +29,9 @@ class FittedCache(MaskedCache):
     computes everything.
 
     Weights hold for the number of steps they were fitted at. In a run of another length, or where steps were computed
-    that the mask leaves out, the last two outputs are continued as a line; without any weights always.
+    that the mask leaves out, the last two outputs are continued as a line; without any weights always. They belong to
+    the guidance and the noise levels of the recorded runs, too: on pocket-dit those of guidance 4 are 4 dB nearer than
+    a line there and 6 dB at guidance 7, but 5 dB further without guidance.
 
     >>> FittedCache(mask="0-3 6 9", of=10, weights="4: -0.9 1.9; 5: -1.1 2.1").computed(10)
     (0, 1, 2, 3, 6, 9)
@@ -105,11 +108,16 @@ def read_weights(text: str) -> dict[int, tuple[float, ...]]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         step, _, numbers = part.partition(":")
         try:
-            rows[int(step)] = tuple(float(number) for number in numbers.split())
+            at, row = int(step), tuple(float(number) for number in numbers.split())
         except ValueError:
             raise KnobError(f"the weights have {part!r} in them; write them as in '4: -0.9 1.9; 5: 1'") from None
-        if not rows[int(step)]:
+        if not row:
             raise KnobError(f"the weights have {part!r} in them, a step without numbers")
+        if not all(map(isfinite, row)):
+            raise KnobError(f"the weights have {part!r} in them, which are no finite numbers")
+        if at in rows:
+            raise KnobError(f"the weights have step {at} twice: leave one of them out")
+        rows[at] = row
     return rows
 
 

@@ -18,7 +18,7 @@ class Pruning:
         most: largest part of the tokens that run.
         longest: most steps in a row without one that runs them all.
         scores: how unstable every place of the latents is, (samples, frames, h, w); above 0 it is unstable.
-        outputs: of the modules, by name, guidance branch and shape.
+        outputs: of the modules, by path, guidance branch and shape.
     """
 
     def __init__(self, link: Link, most: float, longest: int) -> None:

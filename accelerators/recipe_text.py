@@ -33,7 +33,7 @@ def knob_texts(part: str) -> tuple[str, list[tuple[str, str]]]:
     ('sparse-cross-attention', [('words', 'fox'), ('before', 'a fox, red')])
 
     Raises:
-        KnobError: there is no name, a knob without a value, or a quote that does not end.
+        KnobError: there is no name, a knob without a value or twice, or a quote that does not end.
     """
     name, _, settings = part.partition(":")
     name = name.strip()
@@ -44,6 +44,8 @@ def knob_texts(part: str) -> tuple[str, list[tuple[str, str]]]:
         knob, equals, value = (word.strip() for word in pair.partition("="))
         if not equals:
             raise KnobError(f"{name}: {knob!r} has no value; write {knob}=...")
+        if any(knob == known for known, _ in found):
+            raise KnobError(f"{name}: {knob} is there twice: leave one of them out")
         found.append((knob, _unquoted(f"{name}: {knob}", value)))
     return name, found
 

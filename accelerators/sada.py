@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..pipelines import Call, KnobError, RunTokens, Stage, around_steps, around_token_modules, unsolved
+from ..pipelines import (
+    Call,
+    KnobError,
+    RunTokens,
+    Stage,
+    around_steps,
+    around_token_modules,
+    no_token_modules,
+    unsolved,
+)
 from .base import Accelerator
 from .knobs import knob
 from .trajectory import Trajectory
@@ -94,6 +103,11 @@ class SADA(Accelerator):
     @classmethod
     def supports(cls, pipe: Any) -> str | None:
         return unsolved(pipe.scheduler)
+
+    def refusal(self, pipe: Any) -> str | None:
+        if (why := super().refusal(pipe)) is None and self.tokens < 1 and (why := no_token_modules(pipe)) is not None:
+            return f"{why}: use tokens=1"
+        return why
 
     def cautions(self, pipe: Any, steps: int) -> list[str]:
         said = seldom_pays(self, pipe, steps) if self.window(steps) else []

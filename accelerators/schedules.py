@@ -51,6 +51,8 @@ def read_mask(text: str, of: int) -> tuple[int, ...]:
             raise KnobError(f"the mask has {part!r} in it; write computed steps as in '0-3 6 9', or 'all'")
         if beyond(low, of) or beyond(high, of):  # asked before a range of millions is written out
             raise _unfit(text, of)
+        if int(low) > int(high):
+            raise KnobError(f"the mask has {part!r} in it, which runs backwards: write {high}-{low}")
         found.update(range(int(low), int(high) + 1))
     if not {0, of - 1} <= found:
         raise _unfit(text, of)

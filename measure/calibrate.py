@@ -25,6 +25,7 @@ from ..pipelines import (
 )
 from ..presets import Recipe
 from .environment import environment
+from .inputs import check_inputs
 
 Gap = tuple[int, int]
 
@@ -182,9 +183,9 @@ def calibrate(
     """Find LeMiCa's mask for a model: which *calls* of *steps* to compute.
 
     Raises:
-        InputError: so many calls cannot be had.
+        InputError: so many calls cannot be had, or a value that cannot be used.
     """
-    check_longest(longest)
+    check_calibration(prompts, steps, guidance, seed, longest)
     check([LeMiCa(mask=write_mask(range(steps)), of=steps, order=order, place=place)], pipe)
     guidance = own_guidance(pipe) if guidance is None else guidance
     if not 2 <= calls <= steps or calls < 1 + -(-(steps - 1) // longest):
@@ -202,12 +203,15 @@ def calibrate(
     return Recipe((lemica,), f"lemica-{calls}", about)
 
 
-def check_longest(longest: int) -> None:
-    """Refuse a longest way between computed steps that leaves none.
+def check_calibration(prompts: Sequence[str], steps: int, guidance: float | None, seed: int, longest: int = 1) -> None:
+    """Check what a calibration is asked for.
 
     Raises:
         InputError: names the value.
     """
+    check_inputs(prompts, [seed], steps=steps, guidance=guidance)
+    if steps < 2:
+        raise InputError(f"steps is {steps}: a run of one step has none to skip")
     if longest < 1:
         raise InputError(f"longest is {longest}, not at least 1: the next step is one step away")
 

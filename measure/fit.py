@@ -16,7 +16,7 @@ from ..accelerators.fitted_cache import write_weights
 from ..accelerators.schedules import write_mask
 from ..pipelines import InputError, SolverStep, call_arguments, flows, model_name, staged
 from ..presets import Recipe
-from .calibrate import Replay, asked_for, check_longest, made_with, own_guidance, steps_as_asked
+from .calibrate import Replay, asked_for, check_calibration, made_with, own_guidance, steps_as_asked
 
 NODES = 3  # on pocket-dit the third lowers what a skip leaves unexplained by 1 to 20 %, more at short gaps
 _RIDGE = 1e-5  # keeps weights small where past outputs hardly differ
@@ -178,9 +178,9 @@ def fit_cache(
     """Find the best schedule with so many computed steps, and its weights, from one run of each prompt.
 
     Raises:
-        InputError: so many calls cannot be had.
+        InputError: so many calls cannot be had, or a value that cannot be used.
     """
-    check_longest(longest)
+    check_calibration(prompts, steps, guidance, seed, longest)
     least = 1 + -(-(steps - 1) // longest)
     if not max(2, least) <= calls <= steps:
         raise InputError(f"calls is {calls}; {steps} steps with gaps of at most {longest} need {least} to {steps}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..accelerators import MagCache
 from ..pipelines import Call, UnsupportedError, around_stack, call_arguments, family, model_name, staged
 from ..presets import Recipe
-from .calibrate import asked_for, made_with, own_guidance
+from .calibrate import asked_for, check_calibration, made_with, own_guidance
 
 
 class _Sizes:
@@ -59,8 +59,10 @@ def calibrate_magnitudes(
     """Measure a model's ratios, and return MagCache with them.
 
     Raises:
+        InputError: a value that cannot be used.
         UnsupportedError: they cannot be measured.
     """
+    check_calibration(prompts, steps, guidance, seed)
     guidance = own_guidance(pipe) if guidance is None else guidance
     ratios = magnitude_ratios(pipe, prompts, steps, guidance=guidance, seed=seed)
     magcache = MagCache(ratios=" ".join(f"{ratio:g}" for ratio in ratios))

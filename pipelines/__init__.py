@@ -67,7 +67,7 @@ from .some_tokens import (
 from .stage import Stage, staged
 from .system import CHOICES, System, best_device
 from .text_attention import around_text_attention
-from .token_modules import RunTokens, around_token_modules, on_grid, on_tokens, put
+from .token_modules import RunTokens, around_token_modules, no_token_modules, on_grid, on_tokens, put
 from .token_recording import TokenRecording, TokenTrace
 from .tokens import Selector, around_tokens, patch_size, why_whole
 from .twins import twin
@@ -200,6 +200,7 @@ __all__ = [
     "models",
     "nearest",
     "no_crossing",
+    "no_token_modules",
     "noise_to_signal",
     "on_device",
     "on_frames",

@@ -122,6 +122,12 @@ def around_attention(stage: Stage, start: Callable[[Link], AroundAttention]) -> 
 
             def answer(plain: Callable[[], Tensor], given: Mapping[str, Any]) -> Tensor:
                 asked = _self_attention(stage.family, grids.of(call), _apart(arguments), given)
+                if asked is not None and given.get("attn_mask") is not None:
+                    link.warn(
+                        "masked attention is left alone, as where prompts of different length are padded: draw such "
+                        "prompts one by one"
+                    )
+                    return plain()
                 return plain() if asked is None else around(call, asked, plain)
 
             with _Listening(answer):
@@ -183,7 +189,7 @@ def _self_attention(
     described: Family, grids: list[Grid], told: int | None, given: Mapping[str, Any]
 ) -> SelfAttention | None:
     query, key, value = given["query"], given["key"], given["value"]
-    special = given.get("attn_mask") is not None or any(given.get(name) for name in SDPA[4:6])
+    special = any(given.get(name) for name in ("dropout_p", "is_causal"))
     if special or not query.shape == key.shape == value.shape or query.ndim != 4:
         return None
     for grid in grids:

@@ -24,6 +24,7 @@ SIGMAS = (  # schedulers that read each step's ends from ``sigmas``
 ALPHAS = ("DDIMScheduler", "DDPMScheduler")  # schedulers that look both ends up in ``alphas_cumprod``
 UNSCALED = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # latents are x0 + n eps itself
 REPLACED = ("timesteps", "sigmas", "alphas_cumprod")
+_LEAST = 2.0**-12  # of the signal, where a schedule begins with none: a ratio to it must stay finite
 _STANDS = (*REPLACED, "_step_index", "_begin_index")
 
 
@@ -68,7 +69,8 @@ class Levels:
             beyond = getattr(self.scheduler, "final_alpha_cumprod", 1.0)
             end = beyond if last < 0 else self.scheduler.alphas_cumprod[last]
             at = self._table[self.scheduler.timesteps.long().cpu().numpy()]
-            return [*at.tolist(), *_of_alphas(torch.as_tensor([float(end)])).tolist()]
+            planned = [*at.tolist(), *_of_alphas(torch.as_tensor([float(end)])).tolist()]
+            return [min(s, 1 - _LEAST) for s in planned]  # with a zero terminal SNR they begin at 1: noise alone
         sigmas = torch.as_tensor(self.scheduler.sigmas).double().cpu()
         return (sigmas if self._flow else sigmas / (1 + sigmas)).tolist()
 

@@ -29,11 +29,13 @@ class _Stronger(TorchFunctionMode):
     def _biased(self, given: dict[str, Any], kwargs: dict[str, Any] | None) -> dict[str, Any]:
         given |= kwargs or {}
         query, length = given["query"], max(self.text.stop, self.image.stop)
-        if query.shape[-2] != length or given["key"].shape[-2] != length:
+        rows, words = query.shape[-2], self.text.stop - self.text.start
+        if given["key"].shape[-2] != length or not words < rows <= length:  # some of the image tokens may ask, or all
             return given
         self.met += 1
-        bias = query.new_zeros(length, length)
-        bias[self.image, self.text] = self.amount
+        bias = query.new_zeros(rows, length)
+        image = slice(words, rows) if self.text.start == 0 else slice(0, rows - words)
+        bias[image, self.text] = self.amount
         mask = given.get("attn_mask")
         if mask is not None:
             bias = bias.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else bias + mask

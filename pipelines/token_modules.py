@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from .call import Call
 from .errors import UnsupportedError
-from .families import Family, Latents
+from .families import Family, Latents, denoisers, family
 from .patch import patched
 from .stage import Stage, call_point
 
@@ -29,24 +29,34 @@ AroundTokens = Callable[[str, Call, Tensor, RunTokens], Tensor]
 def around_token_modules(stage: Stage, around: AroundTokens) -> Iterator[None]:
     """Send the modules that may run on a part of their tokens through *around*.
 
-    It receives the module's name, the call, the module's input (samples, tokens, channels), and a function that runs
-    the module on the tokens of these indices (samples, kept), or on all of them; it returns the output of all.
+    It receives the module's path, which begins with the denoiser's name, the call, the module's input (samples,
+    tokens, channels), and a function that runs the module on the tokens of these indices (samples, kept), or on all of
+    them; it returns the output of all.
 
     Raises:
         UnsupportedError: there is no such module.
     """
-    found = [
-        (name, module)
-        for network in stage.denoisers.values()
-        for name, module in network.named_modules()
-        if token_wise(stage.family, name, module)
-    ]
-    if not found:
-        raise UnsupportedError(f"no module of {type(stage.pipe).__name__}'s denoiser is known to work token by token")
+    if (why := no_token_modules(stage.pipe)) is not None:
+        raise UnsupportedError(why)
     with ExitStack() as stack:
-        for name, module in found:
+        for name, module in _token_modules(stage.pipe):
             stack.enter_context(patched(module, call_point(module), _wrap(stage, name, module, around)))
         yield
+
+
+def no_token_modules(pipe: Any) -> str | None:
+    """Return a sentence where no module of this pipeline's denoisers works token by token, or None."""
+    if any(_token_modules(pipe)):
+        return None
+    return f"no module of {type(pipe).__name__}'s denoiser is known to work token by token"
+
+
+def _token_modules(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
+    described = family(pipe)
+    for of, network in denoisers(pipe).items():
+        for name, module in network.named_modules():
+            if token_wise(described, name, module):
+                yield f"{of}.{name}", module
 
 
 def token_wise(family: Family, name: str, module: nn.Module) -> bool:

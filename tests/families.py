@@ -186,6 +186,8 @@ def _template(name: str) -> DiffusionPipeline:
     family = FAMILIES[name]
     pipe = family.make()
     pipe.set_progress_bar_config(disable=True)
+    if hasattr(pipe, "default_sample_size"):
+        pipe.default_sample_size = 8  # FLUX and Qwen would draw 1024 pixels where nobody names a size
     family.call(pipe, steps=2)
     return pipe
 

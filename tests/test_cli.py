@@ -182,7 +182,7 @@ def test_the_snippet_gives_the_same_picture(switches: dict[str, str]):
     pipe = load("pocket-dit", **switches)
     result = compare(
         pipe, "ab-cache:every=2,warmup=2", prompts=["a fox"], steps=4, repeats=1, control=False, memory=False,
-        guidance=1.0, size=(64, 64), metrics=("psnr",),
+        guidance=1.0, size=(32, 32), metrics=("psnr",),
     )  # fmt: skip
     for lane in result.lanes:
         names = {}

@@ -10,6 +10,7 @@ from deadheat.accelerators import (
     FirstBlockCache,
     GuidanceInterval,
     ProgressiveResolution,
+    RegionAdaptive,
     TaylorSeer,
     attached,
 )
@@ -364,6 +365,45 @@ def test_an_amplifier_of_ln_2_is_text_twice(on: str):
         attention_of(pipe, tiny, 0.5)
     assert len(gaps) == (4 if on == "sd3" else 2 * 6)  # every block, in every call of one step
     assert max(gaps) < 1e-5
+
+
+@pytest.mark.parametrize("on", ["sd3", "flux"])
+def test_image_tokens_that_run_alone_heed_the_text_too(on: str):
+    tiny, attend, met = FAMILIES[on], torch.nn.functional.scaled_dot_product_attention, []
+    pipe = tiny.build()
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+            if func is attend and given["query"].shape[-2] < given["key"].shape[-2]:
+                bias = given.get("attn_mask")
+                met.append((given["query"].shape[-2], None if bias is None else (bias != 0).nonzero()))
+            return func(*args, **(kwargs or {}))
+
+    some = RegionAdaptive(warmup=2, resets="")
+    with Watch(), attached(pipe, ProgressiveResolution(until="0.8", amplify=2.0), some):
+        tiny.call(pipe, 6, height=128, width=128)
+    low = [(asked, found) for asked, found in met if found is not None]  # at the full size nothing is added
+    assert len(low) >= 4
+    for asked, found in low:
+        rows, words = (len(found[:, of].unique()) for of in (0, 1))
+        assert (rows, len(found)) == (asked - words, rows * words)
+        assert rows < 16
+
+
+@pytest.mark.parametrize("accelerator", [Bottleneck(first=1), ProgressiveResolution(until="0.25")])
+def test_a_size_may_change_after_a_step_of_noise_alone(accelerator):
+    """With a zero terminal SNR the first step holds no signal, and a ratio to it is none."""
+    scheduler = DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False
+    )
+    tiny = FAMILIES["sd15"]
+    pipe = tiny.build(scheduler=scheduler)
+    with attached(pipe, accelerator) as session:
+        out = tiny.call(pipe, 5)
+    assert "width and height" in session.report().steps[0].reason
+    assert torch.isfinite(out).all()
+    assert out.abs().max() < 100
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused

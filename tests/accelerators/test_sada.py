@@ -325,11 +325,28 @@ def test_unstable_steps_run_a_part_of_the_tokens(on: str, monkeypatch):
 
 
 def test_tokens_need_modules_that_work_token_by_token():
-    with (
-        pytest.raises(UnsupportedError, match="token by token"),
-        attached(FAMILIES["lumina2"].build(), SADA(tokens=0.5)),
-    ):
+    pipe = FAMILIES["lumina2"].build()
+    assert SADA().refusal(pipe) is None
+    assert "use tokens=1" in (SADA(tokens=0.5).refusal(pipe) or "")
+    with pytest.raises(UnsupportedError, match="token by token"), attached(pipe, SADA(tokens=0.5)):
         pass
+
+
+def test_a_second_network_keeps_its_own_tokens():
+    """Wan 2.2 goes on with a second network of one shape: what rests there has nothing of the first."""
+    tiny = FAMILIES["wan"]
+    pipe = tiny.build()
+    pipe.register_modules(transformer_2=tiny.build().transformer)
+    pipe.register_to_config(boundary_ratio=0.6)
+    seen = []
+    with (
+        staged(pipe) as stage,
+        around_token_modules(stage, lambda name, call, hidden, run: seen.append(name) or run(None)),
+    ):
+        tiny.call(pipe, 4)
+    first, second = ({name for name in seen if name.startswith(f"{of}.")} for of in ("transformer", "transformer_2"))
+    assert len(first) == len(second) > 0
+    assert first | second == set(seen)
 
 
 # -------------------------------------------------------------------------------------------------------- pipelines

@@ -26,7 +26,7 @@ LONG = "9" * 5000  # more digits than Python reads
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "1-9", "0 9 10", "0-3, 9", "0 -3 9", "none", "0-10000000000000", f"0-9 {LONG}", f"{LONG}-9"],
+    ["", "0", "1-9", "0 9 10", "0-3, 9", "0 -3 9", "0-3 9-6", "none", "0-10000000000000", f"0-9 {LONG}", f"{LONG}-9"],
     ids=lambda text: text[:20],
 )
 def test_masks_that_are_refused(text: str):

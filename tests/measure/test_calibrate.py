@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from deadheat.accelerators import LeMiCa, attached
-from deadheat.measure import best_path, calibrate, gap_costs, record
+from deadheat.measure import best_path, calibrate, calibrate_magnitudes, fit_cache, gap_costs, record
 from deadheat.measure.fit import growth
 from deadheat.pipelines import InputError, call_arguments
 from diffusers import FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
@@ -43,6 +43,17 @@ def test_steps_that_are_not_those_asked_for_are_refused(on: str, scheduler, says
     with pytest.raises(InputError, match=f"{says}.*calibrate with a scheduler that steps once"):
         measure(pipe, ["a fox"], 6)
     assert leftovers(pipe) == before
+
+
+@pytest.mark.parametrize("measure", [calibrate, fit_cache, calibrate_magnitudes])
+def test_bad_input_is_named(measure):
+    pipe = FAMILIES["sd3"].build()
+    with pytest.raises(InputError, match="prompts is one text"):
+        measure(pipe, "a fox", steps=6)
+    with pytest.raises(InputError, match="no prompt"):
+        measure(pipe, [], steps=6)
+    with pytest.raises(InputError, match="steps is 1"):
+        measure(pipe, ["a fox"], steps=1)
 
 
 def test_too_few_calls():

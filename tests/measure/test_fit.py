@@ -145,7 +145,7 @@ def test_a_run_that_a_sum_explains_is_drawn_exactly():
 def test_weights_are_written_and_read():
     rows = {4: (-0.9, 1.9), 7: (0.25,)}
     assert read_weights(write_weights(rows)) == rows
-    for wrong in ("4 1 2", "x: 1", "4: y", "4:"):
+    for wrong in ("4 1 2", "x: 1", "4: y", "4:", "4: nan 1", "5: inf", "4: 1; 4: 2"):
         with pytest.raises(KnobError, match="the weights have"):
             read_weights(wrong)
     with pytest.raises(KnobError, match="weights has step 3"):

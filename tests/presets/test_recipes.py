@@ -169,6 +169,7 @@ def test_a_goal_means_what_suits_the_model():
         ("ab-cache:order=two", "whole number"),
         ("ab-cache:axis=time", "sigma, index"),
         ("ab-cache:order", "has no value"),
+        ("ab-cache:every=3,every=5", "every is there twice"),
         ("", "empty"),
         ("ab-cache + ", "empty"),
         ("guidance-interval:start=0.9,stop=0.1", "swap"),
