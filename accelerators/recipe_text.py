@@ -39,7 +39,7 @@ def knob_texts(part: str) -> tuple[str, list[tuple[str, str]]]:
     name = name.strip()
     if not name:
         raise KnobError("a recipe is empty; write for example ab-cache:every=3 + guidance-interval")
-    found = []
+    found: list[tuple[str, str]] = []
     for pair in filter(None, _cut(settings, ",")):
         knob, equals, value = (word.strip() for word in pair.partition("="))
         if not equals:

@@ -112,13 +112,13 @@ function layout(points) {
   box.within = (y) => Math.min(box.bottom, Math.max(box.top, y));
   return box;
 }
-function axes(box) {
+function axes(box, finite) {
   const m = metric(), made = [];
   for (const [v, text] of ticks(...box.xs, box.narrow ? 5 : 8)) {
     made.push(draw("path", { class: "grid", d: `M${box.x(v)} ${box.top}V${box.bottom}` }));
     made.push(draw("text", { x: box.x(v), y: box.bottom + 18, "text-anchor": "middle" }, text));
   }
-  for (const [v, text] of ticks(...box.ys, 6)) {
+  for (const [v, text] of finite ? ticks(...box.ys, 6) : []) {
     made.push(draw("path", { class: "grid", d: `M${box.left} ${box.y(v)}H${box.right}` }));
     made.push(draw("text", { x: box.left - 7, y: box.y(v) + 4, "text-anchor": "end" }, m.unit === "%" ? Math.round(v * 100) + "" : text));
   }
@@ -176,7 +176,8 @@ function labels(points, front, box) {           // names where there is room; th
 function chart() {
   const points = visible().filter(placed), plot = at("plot"), had = plot.contains(element.getRootNode().activeElement);
   tip = null;
-  if (!points.length) return fill(plot, make("p", "dx-none", "Nothing to draw: every kind is switched off."));
+  const off = stepped().some(placed) ? "every kind is switched off." : "nothing here could be measured.";
+  if (!points.length) return fill(plot, make("p", "dx-none", "Nothing to draw: " + off));
   const box = layout(points), front = frontier(points);
   const plain = stepped().filter((p) => placed(p) && (isControl(p) || p.role === "baseline") && !now.off.has(FEWER) && points.includes(p));
   plain.sort((a, b) => cost(a) - cost(b));
@@ -187,7 +188,7 @@ function chart() {
   const top = order.filter((p) => p.id === now.picked), dots = [...order.filter((p) => p.id !== now.picked), ...top].map((p) => dot(p, box, front));
   if (!top.length && dots.length) dots[dots.length - 1].setAttribute("tabindex", "0");
   fill(plot, draw("svg", { viewBox: `0 0 ${box.width} ${box.height}`, height: box.height, role: "radiogroup", "aria-label": "settings by time and quality" },
-    ...axes(box), ...lines, ...dots, ...labels(points, front, box)));
+    ...axes(box, points.some((p) => Number.isFinite(value(p)))), ...lines, ...dots, ...labels(points, front, box)));
   if (had) { const node = plot.querySelector('.dx-point[tabindex="0"]'); if (node) node.focus({ preventScroll: true }); }
 }
 const pointOf = (e) => { const node = e.target.closest && e.target.closest(".dx-point"); return node ? byId(node.dataset.id) : null; };
@@ -204,18 +205,19 @@ function hint(point, node) {
 }
 at("plot").addEventListener("mouseover", (e) => { const p = pointOf(e); hint(p, p && e.target.closest(".dx-point")); });
 at("plot").addEventListener("mouseleave", () => hint(null));
-at("plot").addEventListener("click", (e) => { const p = pointOf(e); if (p) { now.wish = null; pick(p.id, true); } });
+at("plot").addEventListener("focusout", () => hint(null));
+at("plot").addEventListener("click", (e) => { const p = pointOf(e); if (p) { now.wish = null; pick(p.id, "chart"); } });
 at("plot").addEventListener("keydown", (e) => {
   const p = pointOf(e), move = { ArrowRight: ["x", 1], ArrowLeft: ["x", -1], ArrowUp: ["y", 1], ArrowDown: ["y", -1], Home: ["x", -1e6], End: ["x", 1e6] }[e.key];
   if (!p || (!move && e.key !== " " && e.key !== "Enter")) return;
   e.preventDefault();
   now.wish = null;
-  if (!move) return pick(p.id, true);
+  if (!move) return pick(p.id, "chart");
   const sign = move[0] === "y" && metric().less ? -1 : 1;
   const key = move[0] === "x" ? (q) => [across(q), value(q)] : (q) => [sign * value(q), across(q)];
   const order = visible().filter(placed).sort((a, b) => { const [u, v] = [key(a), key(b)]; return u[0] === v[0] ? v[1] < u[1] ? 1 : -1 : u[0] - v[0]; });
   const to = Math.max(0, Math.min(order.length - 1, order.indexOf(p) + move[1]));
-  pick(order[to].id, true);
+  pick(order[to].id, "chart");
 });
 
 // -- wishes: best within this time, fastest at this quality --------------------------------------------------------
@@ -228,16 +230,18 @@ function answer(wish) {
 }
 function range(input, values, at_) {
   const low = Math.min(...values), high = Math.max(...values);
-  input.min = low; input.max = high; input.step = (high - low) / 200 || 1;
+  input.min = low; input.max = high; input.step = "any";
   input.value = at_ === null ? (low + high) / 2 : at_;
   input.disabled = !(high > low);
 }
 function wishes() {
   const points = visible().filter(placed), finite = points.map(value).filter(Number.isFinite);
-  if (!points.length || !finite.length) return;
+  at("time").parentElement.hidden = !points.length;
+  at("good").parentElement.hidden = !finite.length;
+  if (!points.length) return;
   const chosen = byId(now.picked), wish = now.wish || {};
   range(at("time"), points.map(across), wish.kind === "time" ? wish.at : chosen && placed(chosen) ? across(chosen) : null);
-  range(at("good"), finite, wish.kind === "good" ? wish.at : chosen && placed(chosen) && Number.isFinite(value(chosen)) ? value(chosen) : null);
+  if (finite.length) range(at("good"), finite, wish.kind === "good" ? wish.at : chosen && placed(chosen) && Number.isFinite(value(chosen)) ? value(chosen) : null);
   const time = Number(at("time").value), good = Number(at("good").value);
   fill(at("timesaid"), now.across === "seconds" ? "Best within " : "Best at no less than ", make("b", "", cross(time)));
   fill(at("goodsaid"), metric().less ? "Fastest with no more than " : "Fastest with at least ", make("b", "", said(good)));
@@ -274,7 +278,7 @@ function grid() {
     return node;
   }));
 }
-at("grid").addEventListener("click", (e) => { const shot = e.target.closest(".dx-shot"); if (shot) { now.wish = null; pick(shot.dataset.id, true); } });
+at("grid").addEventListener("click", (e) => { const shot = e.target.closest(".dx-shot"); if (shot) { now.wish = null; pick(shot.dataset.id, "grid"); } });
 
 // -- the picked setting --------------------------------------------------------------------------------------------
 function card(label, value_, lines, tone) {
@@ -362,14 +366,24 @@ function table() {
   fill(at("scroll"), make("table", "", make("thead", "", make("tr", "", ...head.map((h) => make("th", "", h)))), make("tbody", "", ...rows)),
     make("ul", "", ...data.notes.map((n) => make("li", "", n))));
 }
-at("scroll").addEventListener("click", (e) => { const b = e.target.closest("button"); if (b) { now.wish = null; pick(b.dataset.id, true); } });
+at("scroll").addEventListener("click", (e) => { const b = e.target.closest("button"); if (b) { now.wish = null; pick(b.dataset.id, "table"); } });
 
-function pick(id, focus) {
+function pick(id, from) {
   if (id !== now.picked) now.flipped = false;
   now.picked = id;
-  render();
-  if (focus && now.view === "chart") { const node = at("plot").querySelector('.dx-point[aria-checked="true"]'); if (node) { node.focus({ preventScroll: true }); hint(byId(id), node); } }
-  if (focus && now.view === "grid") { const node = at("grid").querySelector('[aria-pressed="true"]'); if (node) node.focus({ preventScroll: true }); }
+  keeping(render);
+  if (from === "grid" || from === "table") at("picked").scrollIntoView({ block: "nearest" });
+  if (from !== "chart") return;
+  const node = at("plot").querySelector('.dx-point[aria-checked="true"]');
+  if (node) { node.focus({ preventScroll: true }); hint(byId(id), node); }
+}
+function keeping(build) {                       // the button that had the focus has it again when all are made anew
+  const on = element.getRootNode().activeElement, where = ["families", "grid", "scroll"].map(at).find((node) => node.contains(on));
+  const name = (button) => button.dataset.id || button.dataset.family;
+  const had = where && name(on);
+  build();
+  const again = where && [...where.querySelectorAll("button")].find((button) => name(button) === had);
+  if (again) again.focus({ preventScroll: true });
 }
 function options(select, pairs, chosen) {
   fill(select, ...pairs.map(([v, text]) => { const o = make("option", "", text); o.value = v; return o; }));
@@ -400,9 +414,7 @@ at("families").addEventListener("click", (e) => {
   if (!chip) return;
   if (!name) now.best = !now.best;
   else if (!now.off.delete(name)) now.off.add(name);
-  families(); render();
-  const again = name ? [...element.querySelectorAll(".dx-chip")].find((c) => c.dataset.family === name) : at("only");
-  if (again) again.focus();
+  keeping(() => { families(); render(); });
 });
 at("views").addEventListener("click", (e) => { const b = e.target.closest("button"); if (b) { now.view = b.dataset.view; render(); } });
 for (const name of ["metric", "by", "across"]) at(name).addEventListener("change", (e) => { now[name] = e.target.value; now.wish = null; render(); });
@@ -432,7 +444,7 @@ function show(v) {
   options(at("prompt"), v.prompts.map((p, i) => [i, `${p.prompt}, seed ${p.seed}`]), now.prompt);
   if (!same || !byId(now.picked)) first();
   root.dataset.mode = "result";
-  families(); render();
+  keeping(() => { families(); render(); });
 }
 function head(v, badge) {
   at("badge").textContent = badge; at("badge").className = "dx-badge" + (v.progress ? " live" : "");
@@ -454,7 +466,9 @@ function update() {
     return tell(now.run === v.run || !v.early ? v.said : v.early);
   }
   if (v.kind === "progress") return news(v);
-  tell(v.said, v.unsteady);
+  const lost = v.points.filter((p) => p.seconds === null);
+  const without = lost.length === 1 ? `${lost[0].name} could not be measured` : `${lost.length} settings could not be measured`;
+  tell(v.said, v.unsteady, lost.length && !v.progress ? `${without}: see the pictures or the numbers for why.` : "");
   if (v.progress && !v.points.length && window.innerWidth < 760) root.scrollIntoView({ behavior: "smooth" });
   if (v.points.length) show(v); else root.dataset.mode = data ? "waiting" : "empty";
   head(v, v.badge);

@@ -12,7 +12,7 @@ from ..accelerators import recipe_parts
 from ..pipelines import ignored_words
 from .cells import Sweep
 from .chart import Spot, chart
-from .metrics import DEFINITIONS
+from .metrics import DEFINITIONS, LESS_IS_BETTER
 from .points import Point, SweepCell
 from .report import STYLE, aligned, facts, items, score_text
 
@@ -145,8 +145,9 @@ def _chart(sweep: Sweep, metric: str, steps: int) -> str:
     if not series:
         return ""
     unit = f"{metric.upper()}, mean" + (", dB" if metric == "psnr" else "")
+    less = metric in LESS_IS_BETTER
     title = f"{sweep.model}, {steps} steps: seconds against {metric.upper()}"
-    return f'<div class="wide">{chart(series, title=title, x="seconds a picture, median", y=unit)}</div>'
+    return f'<div class="wide">{chart(series, title=title, x="seconds a picture, median", y=unit, less=less)}</div>'
 
 
 def _table(sweep: Sweep) -> str:

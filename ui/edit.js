@@ -44,13 +44,15 @@ function point(at) {
   const size = (200 * radius()) / mask.width;
   Object.assign(tip.style, { display: "block", left: (100 * at[0]) / mask.width + "%", top: (100 * at[1]) / mask.height + "%", width: size + "%", aspectRatio: "1" });
 }
-mask.addEventListener("pointerdown", (e) => { if (e.button) return; mask.setPointerCapture(e.pointerId); begin(spot(e)); });
-mask.addEventListener("pointermove", (e) => { point(spot(e)); move(spot(e)); });
-for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) mask.addEventListener(name, end);
+let finger = null;                // the one that paints: a second would draw bars between the two
+mask.addEventListener("pointerdown", (e) => { if (e.button || down) return; finger = e.pointerId; mask.setPointerCapture(finger); begin(spot(e)); });
+mask.addEventListener("pointermove", (e) => { if (finger !== null && e.pointerId !== finger) return; point(spot(e)); move(spot(e)); });
+for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) mask.addEventListener(name, (e) => { if (e.pointerId === finger) { finger = null; end(); } });
 mask.addEventListener("pointerleave", () => { if (document.activeElement !== mask) tip.style.display = "none"; });
 
 let cursor = null, pen = false;   // painting by keyboard
 mask.addEventListener("keydown", (e) => {
+  if (root.dataset.mode === "running") return;
   const far = e.shiftKey ? 1 : CELL / 2, at = cursor || [mask.width / 2, mask.height / 2];
   const [x, y] = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] }[e.key] || [0, 0];
   if (e.key === " ") { e.preventDefault(); pen = !pen; if (pen) begin(at); else end(); return; }
@@ -81,9 +83,10 @@ document.addEventListener("keydown", (e) => {
   if (!element.isConnected || !element.offsetParent || e.ctrlKey || e.metaKey || e.altKey) return;
   const into = e.target, typing = into.isContentEditable || into.tagName === "TEXTAREA" || into.tagName === "SELECT";
   if (typing || (into.tagName === "INPUT" && into.type !== "range")) return;
-  if (e.key === "b") choose("brush");
-  if (e.key === "e") choose("eraser");
-  if (e.key === "f") flip();
+  const key = e.key.toLowerCase();   // Caps Lock may be on
+  if (key === "b") choose("brush");
+  if (key === "e") choose("eraser");
+  if (key === "f") flip();
 });
 
 // -- what it would cost ------------------------------------------------------------------------------------------
@@ -206,7 +209,7 @@ function card(c) {
   return node;
 }
 function picture(p) {
-  shown = p; root.dataset.mode = p.kind;
+  shown = p; mode(p.kind);
   load(p.picture, p.painted);
   past(p.history);
   one(".de-save").href = p.picture;
@@ -230,11 +233,12 @@ function badge() {
   one(".dh-badge").textContent = !numbers ? "" : stale ? "another edit" : numbers.badge;
   one(".dh-about").textContent = numbers ? (stale ? "These numbers belong to: " : "") + numbers.about : "";
 }
+function mode(name) { root.dataset.mode = name; one(".de-tools").inert = name === "running"; }
 function running(p) {
   if (root.dataset.mode !== "running") {
     for (const name of Object.keys(figures)) delete figures[name];
     fill(one(".dh-warnings"));
-    root.dataset.mode = "running";
+    mode("running");
     for (const l of p.lanes) figures[l.name] = lane(l.name, shown && shown.picture);
     fill(one(".de-lanes"), ...Object.values(figures).map((f) => f.node));
   }
@@ -253,10 +257,10 @@ function update() {
   if (!v || (over !== null && v.run === over)) return;
   if (v.kind === "running") return running(v);
   if (v.kind === "result") { numbers = v; return result(v); }
-  if (v.kind === "picture") { picture(v); if (!numbers) root.dataset.mode = "picture"; else lanesAgain(); return badge(); }
+  if (v.kind === "picture") { picture(v); if (!numbers) mode("picture"); else lanesAgain(); return badge(); }
   if (v.kind === "stopped") {           // what stood here before stands again, the painting too
     over = v.run ?? over;
-    if (root.dataset.mode === "running") { root.dataset.mode = shown ? shown.kind : "empty"; lanesAgain(); }
+    if (root.dataset.mode === "running") { mode(shown ? shown.kind : "empty"); lanesAgain(); }
     badge();
     fill(one(".dh-warnings"), warn(v.said));
   }

@@ -25,8 +25,8 @@ MODES = [("New prompt", "prompt"), ("From noise", "inpaint"), ("Strokes", "strok
 PAPER = "(paper, ...rest) => [window.deadheatPaper ? window.deadheatPaper() : '', ...rest]"
 TELL = "(...now) => { window.dispatchEvent(new CustomEvent('deadheat-edit', {detail: now})); return []; }"
 FROM_COMPARE = """(...given) => {
-  const look = document.querySelector('#stage .dh-fast'), said = document.querySelector('#stage .dh-about');
-  const prompt = said ? (said.textContent.match(/“(.*)”/) || ['', ''])[1] : '';
+  const look = document.querySelector('#stage .dh-fast'), said = document.querySelector('#stage .dh');
+  const prompt = said ? ((said.dataset.about || '').match(/“(.*)”/) || ['', ''])[1] : '';
   return [look ? look.src : '', prompt, given[2]];
 }"""
 

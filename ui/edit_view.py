@@ -48,7 +48,8 @@ def edit_page(done: Any, settings: EditSettings, desk: Desk) -> dict[str, Any]:
 def recorded(page: dict[str, Any], painted: str) -> dict[str, Any]:
     """Return the page as a visitor finds it before the first edit: the picture before, with what is painted on it."""
     day = date.today()
-    first = {"picture": page["before"], "painted": painted, "painting": "", "desk": "", "history": page["history"][:1]}
+    first = {"picture": page["before"], "before": "", "painted": painted, "painting": "", "desk": ""}
+    first["history"] = page["history"][:1]
     return {**page, **first, "badge": f"recorded on {day.day} {day:%B %Y}", "key": None}
 
 

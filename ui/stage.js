@@ -83,10 +83,11 @@ const cellOf = (e) => e.target.closest("button.dh-cell");
 at("strip").addEventListener("mouseover", (e) => { const c = cellOf(e); if (c) choose(Number(c.dataset.i)); });
 at("strip").addEventListener("click", (e) => { const c = cellOf(e); if (c) choose(Number(c.dataset.i)); });
 at("strip").addEventListener("keydown", (e) => {
-  const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 7, ArrowUp: -7, Home: -1000, End: 1000 }[e.key];
+  const all = [...element.querySelectorAll("button.dh-cell")], row = all.filter((c) => c.offsetTop === all[0].offsetTop).length;
+  const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row, Home: -1000, End: 1000 }[e.key];
   if (!move) return;
   e.preventDefault(); choose(chosen + move);
-  const cell = element.querySelectorAll("button.dh-cell")[chosen];
+  const cell = all[chosen];
   if (cell) cell.focus();
 });
 
@@ -133,6 +134,7 @@ function badge(said) {
   root.dataset.stale = Boolean(stale);
   at("badge").className = "dh-badge" + (stale ? " stale" : "");
   at("badge").textContent = said || (!result ? "" : stale ? "other settings" : result.badge);
+  root.dataset.about = result ? result.about : "";
   if (result) at("about").textContent = (stale ? "These numbers belong to: " : "") + result.about;
 }
 

@@ -13,7 +13,8 @@ STEPS = [
         "Run it",
         "On <b>Compare</b>, press <b>Run both</b>. The small model that ships with Deadheat draws your prompt twice "
         "from the same noise: as it is, and with an accelerator that leaves out work. Both are timed, in turns. In "
-        "the strip below the pictures, dark steps were computed and pale ones were predicted from those before.",
+        "the strip below the pictures, solid steps were computed, outlined ones were predicted from those before, and "
+        "striped ones ran in part.",
         "Open Compare",
         "compare",
     ),
