@@ -97,6 +97,7 @@ def test_a_recorded_edit_stands_there_before_the_first_one(page: "Page"):
     assert page.locator(STAGE + ".de-lanes img").count() >= 1
     _until(page, "Number(document.querySelector('#edit-stage .de').dataset.painted) > 500")
     assert "of the pixels painted" in _share(page)
+    assert page.is_disabled(STAGE + ".de-before")  # nothing was before it
     assert page.locator("#sample-0").is_visible()
 
 
@@ -112,8 +113,23 @@ def test_brush_eraser_and_undo_stroke(page: "Page"):
     assert 0 < less < much
     page.click(STAGE + ".de-redo")
     assert _painted(page) == much
-    page.keyboard.press("b")
+    page.keyboard.press("B")  # Caps Lock is on
     assert page.get_attribute(STAGE + ".de-brush", "aria-pressed") == "true"
+    page.click(STAGE + ".de-redo")
+    assert _painted(page) == 0
+
+
+def test_a_second_finger_does_not_paint(page: "Page"):
+    page.evaluate("""() => {
+      const mask = document.querySelector('#edit-stage .de-mask'), box = mask.getBoundingClientRect();
+      mask.setPointerCapture = () => {};
+      const touch = (type, id, x, y) => mask.dispatchEvent(new PointerEvent(type, {
+        pointerId: id, clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true }));
+      touch('pointerdown', 1, 0.2, 0.2); touch('pointerdown', 2, 0.8, 0.8); touch('pointermove', 2, 0.8, 0.7);
+      touch('pointermove', 1, 0.22, 0.2); touch('pointerup', 2, 0.8, 0.7); touch('pointerup', 1, 0.22, 0.2);
+      delete mask.setPointerCapture;
+    }""")
+    assert 0 < _painted(page) < 1200
     page.click(STAGE + ".de-redo")
     assert _painted(page) == 0
 

@@ -460,8 +460,10 @@ def test_pictures_of_every_setting(page: "Page"):
     page.click(".dx-views [data-view=grid]")
     assert page.locator(".dx-shot").count() == len(LANES) + 1
     assert "it has no cross attention" in page.text_content(".dx-shot[data-id='t-gate @6']")
+    assert "t-gate could not be measured" in page.text_content(".dx-messages")
     page.click(".dx-shot[data-id='token-merging @6']")
     assert picked(page) == "token-merging"
+    assert page.evaluate("document.activeElement.dataset.id") == "token-merging @6"
     page.click(".dx-flip")
     assert "the baseline" in page.text_content(".dx-pics figure:last-child figcaption")
     page.click(".dx-views [data-view=chart]")
@@ -574,6 +576,30 @@ def test_the_static_explorer_on_a_phone_and_in_the_dark(static: "Page"):
     static.wait_for_selector(".dx-point")
     assert static.evaluate("document.documentElement.scrollWidth") == 390
     assert static.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(11, 17, 32)"
+
+
+def test_what_is_picked_among_the_pictures_is_shown(static: "Page"):
+    static.set_viewport_size({"width": 390, "height": 844})
+    static.click(".dx-views [data-view=grid]")
+    for name in ("token-merging @6", "ab-cache:every=2 @6"):
+        static.click(f".dx-shot[data-id='{name}']")
+        box = static.locator(".dx-picked").bounding_box()
+        assert 0 <= box["y"] < 844 or box["y"] < 0 < box["y"] + box["height"]
+    static.click(".dx-views [data-view=chart]")
+    static.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_there_is_nothing_to_wish_for_where_all_are_identical(chromium: "Browser", folder: Path, tmp_path: Path):
+    sweep = tmp_path / "same"
+    sweep.mkdir()
+    head, *rows = (folder / "sweep.jsonl").read_text(encoding="utf-8").splitlines()
+    keep = [row for row in rows if json.loads(row).get("recipe") in ("", "plain")]
+    (sweep / "sweep.jsonl").write_text("\n".join([head, *keep]) + "\n", encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(static_explorer([sweep], tmp_path / "explorer").as_uri())
+    page.wait_for_selector(".dx-point")
+    assert not page.is_visible(".dx-good")
+    page.close()
 
 
 def test_the_static_explorer_replaces_only_itself(folder: Path, tmp_path: Path):
