@@ -17,8 +17,8 @@ A tiny text-to-image pipeline (`{kind}`) that draws scenes of shapes and pictogr
 - **Data**: scenes from the seeded generator in `training/`, drawn fresh (vocabulary: `pipelines/scenes.py`).
 - **Made by**: `{command}`, seed {seed}, commit {commit}{start}
 - **Samples seen** (denoiser): {seen}; last training loss {loss}.
-- **Autoencoder**: {psnr} dB PSNR on held-out scenes.
-- **Scores** on {count} held-out prompts, guidance {guidance}, {steps} steps (shares right): {scores}.
+- **Autoencoder**: {psnr} dB PSNR on fresh scenes.
+- **Scores** on {count} fresh prompts, guidance {guidance}, {steps} steps (shares right): {scores}.
 - **Words it knows**: those of `deadheat.pipelines.scenes.WORDS`; others are ignored.
 - **Limits**: it knows nothing else, and small or thin things come out soft. For testing and demonstration.
 - **Licence**: weights under this project's licence. The pictograms it learned come from Noto Color Emoji,
@@ -54,11 +54,6 @@ def card(folder: Path, facts: dict[str, object], scores: dict[str, float]) -> No
     """Write the model card."""
     listed = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
     (folder / "README.md").write_text(_CARD.format(**facts, scores=listed, commit=_commit()))
-
-
-def last_line(log: Path) -> dict[str, float]:
-    """The newest entry of a part's log; empty if there is none."""
-    return json.loads(log.read_text().splitlines()[-1]) if log.exists() else {}
 
 
 def _commit() -> str:

@@ -140,7 +140,8 @@ def captions(options: argparse.Namespace, count: int, seed: str) -> list[str]:
     if options.prompts_file is None:
         if options.model not in POCKET:
             raise SystemExit(f"{options.model} needs --prompts-file, a text file with a prompt on each line")
-        return prompts(count, seed)
+        held = [] if seed == HELD_OUT else prompts(max(options.judged, 2 * options.pictures), HELD_OUT)
+        return [text for text in prompts(2 * count, seed) if text not in held][:count]  # scenes of one thing recur
     lines = [line.strip() for line in Path(options.prompts_file).read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line]
     if len(lines) <= options.judged:

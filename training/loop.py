@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,10 +61,24 @@ _CHECKPOINT_SECONDS = 120.0
 _PROGRESS_SECONDS = 30.0
 
 
-def fit(part: Part, budget: Budget, out: Path, seed: int = 0, say: Callable[[str], None] = print) -> nn.Module:
-    """Train a part until its budget is used up, going on from its checkpoint if there is one; the averaged weights."""
-    run = _Run(part, budget, out, seed)
+def fit(
+    part: Part,
+    budget: Budget,
+    out: Path,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    *,
+    begun: Mapping[str, str] | None = None,
+) -> nn.Module:
+    """Train a part until its budget is used up, going on from its checkpoint if there is one; the averaged weights.
+
+    Raises:
+        SystemExit: the checkpoint was *begun* in another way: what it was told to begin from and to learn from.
+    """
+    run = _Run(part, budget, out, seed, dict(begun or {}))
     run.resume()
+    if run.finished:
+        say(f"{part.name}: already there, after {run.seen} samples; ask for more --samples, or name another --out")
     clock = {"said": time.monotonic(), "saved": time.monotonic(), "scored": time.monotonic(), "seen": run.seen}
     while run.seen < budget.samples:
         run.step()
@@ -87,8 +101,8 @@ def fit(part: Part, budget: Budget, out: Path, seed: int = 0, say: Callable[[str
 
 
 class _Run:
-    def __init__(self, part: Part, budget: Budget, out: Path, seed: int) -> None:
-        self.part, self.budget, self.seed = part, budget, seed
+    def __init__(self, part: Part, budget: Budget, out: Path, seed: int, begun: dict[str, str]) -> None:
+        self.part, self.budget, self.seed, self.begun = part, budget, seed, begun
         self.path = out / f"{part.name}.pt"
         self.log = out / f"{part.name}.jsonl"
         self.grid = out / f"{part.name}.png"
@@ -162,6 +176,7 @@ class _Run:
             "seen": self.seen,
             "smooth": self.smooth,
             "finished": self.finished,
+            "begun": self.begun,
         }
         atomically(self.path, lambda path: torch.save(state, path))
 
@@ -169,6 +184,11 @@ class _Run:
         if not self.path.exists():
             return
         state = torch.load(self.path, map_location=self.parameters[0].device, weights_only=True)
+        before = state.get("begun", self.begun)
+        other = [name for name in self.begun if name != "command" and before.get(name) != self.begun[name]]
+        self.begun = before
+        if other:
+            raise SystemExit(f"{self.path} was begun with another {' and '.join(other)}: name another --out")
         self.part.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

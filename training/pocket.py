@@ -7,10 +7,12 @@ export. Each goes on from its checkpoint in the output folder, so the same comma
 from __future__ import annotations
 
 import argparse
+import random
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -109,18 +111,19 @@ class Workshop:
         todo: dict[str, Callable[[], object]] = {
             "autoencoder": self.autoencoder,
             "eye": self.eye,
-            "pocket-dit": lambda: self._fit(self.dit()),
-            "pocket-unet": lambda: self._fit(self.unet()),
+            "pocket-dit": lambda: self._fit(self.dit(), self.init),
+            "pocket-unet": lambda: self._fit(self.unet(), self.options.init_unet),
             "export": self.export,
         }
         for stage in stages:
+            torch.manual_seed(random.Random(f"{self.options.seed}/{stage}").getrandbits(60))  # of the first weights
             todo[stage]()
 
     def autoencoder(self) -> None:
         """Train it, whiten its latents (unless they must stay), and save it."""
         net = warm.earlier_autoencoder(self.init) if self.init else autoencoder(self.preset.vae)
         part = AutoencoderPart(self.renderer, net, self.preset.side, decoder_only=self.init is not None)
-        trained = self._fit(part)
+        trained = self._fit(part, self.init)
         if not self.init:
             whiten(trained, self.renderer, self.preset.side)
         trained.save_pretrained(self.out / "vae")
@@ -183,25 +186,29 @@ class Workshop:
 
     def export(self) -> None:
         """Write every trained pipeline, score it, and write its card."""
-        for kind, part in ((DitPart, self._dit), (UnetPart, self._unet)):
-            if (self.out / f"{kind.name}.pt").exists():
-                self._export(self._trained(part()))
+        kinds = {DitPart: self._dit, UnetPart: self._unet}
+        there = [make for kind, make in kinds.items() if (self.out / f"{kind.name}.pt").exists()]
+        if not there:
+            raise SystemExit(f"there is nothing to export in {self.out}: train pocket-dit or pocket-unet there first")
+        for make in there:
+            self._export(self._trained(make()))
 
     def _export(self, part: Denoiser) -> None:
         state = torch.load(self.out / f"{part.name}.pt", map_location=self.device, weights_only=True)
         folder = self.out / "export" / part.name
         pipe = part.pipeline(part.net.eval())
         export.export(pipe, folder)
-        words = prompts(self.options.judged or self.preset.judged)
+        words = prompts(self.preset.judged if self.options.judged is None else self.options.judged)
+        begun = state.get("begun", {})
         pictures = generate(pipe, words, self.preset.side, self.preset.steps)
         save_grid(pictures[:64], self.out / f"{part.name}-export.png")
         facts = {
             "name": part.name,
             "kind": type(pipe).__name__,
             "side": self.preset.side,
-            "command": shlex.join(["python", "-m", "training.pocket", *_without_stages(self.options.command)]),
-            "seed": self.options.seed,
-            "start": f", begun from `{self.init}`" if self.init else "",
+            "command": begun.get("command", "an earlier version of this script"),
+            "seed": begun.get("seed", "unknown"),
+            "start": f", begun from `{begun['weights'].rpartition(' (')[0]}`" if begun.get("weights") else "",
             "seen": state["seen"],
             "loss": f"{state['smooth']:.4f}",
             "psnr": f"{self._psnr():.1f}",
@@ -213,11 +220,17 @@ class Workshop:
         export.card(folder, facts, scores)
         say(f"{part.name}: exported to {folder}, {scores}")
 
-    def _fit(self, part: Part) -> nn.Module:
+    def _fit(self, part: Part, start: Path | None = None) -> nn.Module:
         budget = self.preset.budgets[part.name]
-        if self.options.samples:
+        if self.options.samples is not None:
             budget = replace(budget, samples=self.options.samples)
-        return fit(part, budget, self.out, self.options.seed, say)
+        begun = {
+            "seed": str(self.options.seed),
+            "weights": _marked(start),
+            "teacher": _marked(self.options.teacher),
+            "command": shlex.join(["python", "-m", "training.pocket", *_without_stages(self.options.command)]),
+        }
+        return fit(part, budget, self.out, self.options.seed, say, begun=begun)
 
     def _stream(self, vae: AutoencoderKL) -> Stream:
         return Stream(self.renderer, vae, self.tokenizer, self.preset.fresh)
@@ -241,6 +254,28 @@ class Workshop:
         return {name.removeprefix("text."): value for name, value in state.items() if name.startswith("text.")}
 
 
+def _marked(folder: Path | None) -> str:
+    """Name a folder of weights so that others in the same place are told from them."""
+    if folder is None:
+        return ""
+    mark = sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        mark.update(file.read_bytes())
+    return f"{folder} ({mark.hexdigest()[:12]})"
+
+
+def _counted(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    if not (Path(text) / "model_index.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of a pipeline")
+    return Path(text)
+
+
 def _without_stages(command: list[str]) -> list[str]:
     """The command that makes the weights from the start, whichever of its stages ran just now."""
     if "--stage" not in command:
@@ -261,20 +296,24 @@ def main(command: list[str]) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="only these (default: all)")
     parser.add_argument("--out", type=Path, default=Path(".checkpoints/pocket"), help="checkpoints and exports")
-    parser.add_argument("--init", type=Path, help="a pocket-dit folder to begin from; its latents are kept")
+    parser.add_argument("--init", type=_folder, help="a pocket-dit folder to begin from; its latents are kept")
     parser.add_argument(
-        "--init-unet", type=Path, help="a pocket-unet folder to begin from, trained on the same latents"
+        "--init-unet", type=_folder, help="a pocket-unet folder to begin from, trained on the same latents"
     )
     parser.add_argument(
-        "--teacher", type=Path, help="a pocket pipeline to learn from (default: for pocket-unet, OUT's own pocket-dit)"
+        "--teacher",
+        type=_folder,
+        help="a pocket pipeline to learn from (default: for pocket-unet, OUT's own pocket-dit)",
     )
-    parser.add_argument("--samples", type=int, help="train for this many samples instead of the preset's")
-    parser.add_argument("--judged", type=int, help="score exports on this many prompts instead of the preset's")
+    parser.add_argument("--samples", type=_counted, help="train for this many samples instead of the preset's")
+    parser.add_argument("--judged", type=_counted, help="score exports on this many prompts instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="default: a GPU if there is one")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--threads", type=_counted, default=1, help="of the CPU")
     parser.add_argument("--replace-eye", action="store_true", help="write the trained eye over assets/pocket-eval")
     options = parser.parse_args(command)
+    if str(options.device).startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device is {options.device}, and there is no GPU that torch can use")
     options.command = command
     torch.set_num_threads(options.threads)
     Workshop(PRESETS[options.preset], options.out, options).train(options.stage)

@@ -41,6 +41,39 @@ def test_a_finished_part_is_left_as_it_is(trained):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_one_seed_gives_one_model(tmp_path):
+    states = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        torch.rand(len(states))  # whatever was drawn before
+        command = ["--preset", "smoke", "--out", str(tmp_path / name), "--device", "cpu", "--seed", seed]
+        pocket.main([*command, "--stage", "autoencoder", "--samples", "4"])
+        states.append(torch.load(tmp_path / name / "autoencoder.pt", weights_only=True)["net"])
+    first, again, other = states
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_checkpoint_of_another_training_is_refused(trained):
+    command = ["--preset", "smoke", "--out", str(trained), "--device", "cpu", "--stage", "pocket-dit"]
+    with pytest.raises(SystemExit, match="begun with another seed: name another --out"):
+        pocket.main([*command, "--seed", "1"])
+    with pytest.raises(SystemExit, match="begun with another weights and teacher"):
+        earlier = str(trained / "export" / "pocket-dit")
+        pocket.main([*command, "--init", earlier, "--teacher", earlier])
+
+
+@pytest.mark.parametrize("wrong", [["--samples", "0"], ["--threads", "-1"], ["--teacher", "nowhere"]])
+def test_bad_arguments_are_named(wrong: list[str], capsys):
+    with pytest.raises(SystemExit):
+        pocket.main(["--preset", "smoke", *wrong])
+    assert wrong[1] in capsys.readouterr().err
+
+
+def test_nothing_to_export_is_said(tmp_path):
+    with pytest.raises(SystemExit, match="nothing to export"):
+        pocket.main(["--preset", "smoke", "--out", str(tmp_path), "--device", "cpu", "--stage", "export"])
+
+
 def test_an_earlier_model_is_begun_from_and_learnt_from(trained, tmp_path):
     exported = trained / "export"
     command = ["--preset", "smoke", "--out", str(tmp_path), "--device", "cpu", "--init", str(exported / "pocket-dit")]
