@@ -1,9 +1,9 @@
 """How much ABCache saves on the pocket model, what it costs in faithfulness, and what it costs when idle.
 
-    python -m benchmarks.ab_cache [--prompts 8] [--repeats 7] [--out benchmarks/results/ab_cache.json]
+    python -m benchmarks.ab_cache [--prompts 8] [--repeats 8] [--out benchmarks/results/ab_cache.json]
 
 Interleaved in one process after a warm-up; medians; the fewer-steps control runs beside every variant. Overhead: the
-pipeline with ABCache(every=1) attached against the bare pipeline, as the ratio of medians.
+pipeline with ABCache(every=1) attached against the bare pipeline, as the median of ratios.
 """
 
 import argparse

@@ -17,7 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from deadheat.measure import hardware
+from deadheat.measure import environment
+
+from deadheat import load
 
 STEPS, PICTURES = 4, 5
 DRAW = f"""
@@ -60,7 +62,12 @@ def main() -> None:
             if beside:
                 beside.kill()
                 beside.wait()
-    record = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "hardware": hardware(), "steps": STEPS}
+    record = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(load("pocket-dit")),
+        "steps": STEPS,
+    }
+    out.mkdir(parents=True, exist_ok=True)
     (out / "busy.json").write_text(json.dumps(record | {"seconds": rows}, indent=1) + "\n", encoding="utf-8")
 
 

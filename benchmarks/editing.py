@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=4.0, help="GiB for the recording")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
+    if arguments.size and arguments.model == "pocket-dit":
+        parser.error("pocket-dit knows no positions beyond 128 pixels: --size is for pocket-unet")
     pipe = full_size() if arguments.model == "sd15" else load(arguments.model)
     settings: dict[str, Any] = {"steps": arguments.steps, "budget_bytes": int(arguments.budget * 2**30)}
     if arguments.model == "sd15":

@@ -137,6 +137,11 @@ def built(model: Model, tiny: bool) -> Any:
     return pipe
 
 
+def size_of(model: Model, tiny: bool) -> dict[str, Any]:
+    """Return how large a picture is drawn."""
+    return model.call | (model.tiny if tiny else {})
+
+
 def arguments_for(pipe: Any, model: Model, steps: int, tiny: bool) -> dict[str, Any]:
     """Return what the pipeline is called with; both branches of guidance get the same words where there are two."""
     network = pipe.transformer
@@ -150,8 +155,7 @@ def arguments_for(pipe: Any, model: Model, steps: int, tiny: bool) -> dict[str, 
     if isinstance(pipe, Lumina2Pipeline):
         mask = torch.ones(model.words["prompt_embeds"][:2], dtype=torch.bool, device=network.device)
         given |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
-    size = model.call | (model.tiny if tiny else {})
-    return given | size | {"num_inference_steps": steps, "output_type": "latent"}
+    return given | size_of(model, tiny) | {"num_inference_steps": steps, "output_type": "latent"}
 
 
 def once(pipe: Any, recipe: Recipe | None, given: dict[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -221,7 +225,8 @@ def main() -> None:
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(pipe),
-        "settings": {"model": model.known, "steps": arguments.steps, "tiny": arguments.tiny} | model.call,
+        "settings": {"model": model.known, "steps": arguments.steps, "tiny": arguments.tiny}
+        | size_of(model, arguments.tiny),
         "lanes": rows,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

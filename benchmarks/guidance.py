@@ -4,10 +4,10 @@
 
 Writes `guidance-MODEL.json`. Seconds: all lanes interleaved in one process, one picture at a time, guidance 4.
 Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the picture of real guidance in dB, and over
-the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are held out,
-of the adapter's training too. Pictures for quality are kept in `--kept`, by all that they were made with, so that a
-stopped run goes on. What is lost when pictures are drawn one at a time (in a batch, the least alike branches
-decide for all):
+the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are fresh; a
+few of the simplest scenes are among those that an adapter was trained on, with other noise. Pictures for quality are
+kept in `--kept`, by all that they were made with, so that a stopped run goes on. What is lost when pictures are drawn
+one at a time (in a batch, the least alike branches decide for all):
 
     python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
       --name guidance-one-pocket-dit --lanes "no guidance" adapter "adapter, real for a tenth" guidance-cache/4
@@ -123,6 +123,8 @@ def quality(pipe: Any, recipes: dict[str, Recipe], given: argparse.Namespace) ->
     reference = look(rendered(len(given.scales) * count)).features
     for name, parts in features.items():
         rows[name]["frechet"] = frechet(torch.cat(parts), reference)
+    for name, recipe in recipes.items():
+        rows[name]["made with"] = made_with(pipe, recipe)
     return rows
 
 
@@ -141,23 +143,36 @@ def scored(words: list[str], seen: Tensor, truth: Tensor) -> dict[str, float | N
     return {"adherence": 100 * sum(scores) / len(scores), "psnr": sum(apart) / len(apart) if apart else None}
 
 
-def main() -> None:
-    """Run both parts and write the result."""
+def command() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="pocket-dit")
     parser.add_argument("--pictures", type=int, default=96, help="pictures a lane and scale, for quality")
     parser.add_argument("--batch", type=int, default=8, help="pictures drawn together, for quality")
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES), help="guidance scales, for quality")
-    parser.add_argument("--lanes", nargs="+", help="only these, by name; what is known of the others stays")
+    parser.add_argument(
+        "--lanes", nargs="+", help="only these, by name; pictures' numbers of others stay if weights are the same"
+    )
     parser.add_argument("--name", help="of the result file, instead of guidance-MODEL")
     parser.add_argument("--prompts", type=int, default=8, help="prompts for the seconds")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--part", choices=("seconds", "quality", "both"), default="both")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--kept", type=Path, default=Path("out/guidance"), help="where pictures wait for the end")
+    return parser
+
+
+def main() -> None:
+    """Run both parts and write the result."""
+    parser = command()
     arguments = parser.parse_args()
     pipe = load(arguments.model)
-    recipes = {k: r for k, r in lanes(pipe, arguments.model).items() if not arguments.lanes or k in arguments.lanes}
+    known = lanes(pipe, arguments.model)
+    if unknown := [name for name in arguments.lanes or () if name not in known]:
+        parser.error(f"--lanes has {unknown[0]!r}, which is none of: {', '.join(known)}")
+    recipes = {k: r for k, r in known.items() if not arguments.lanes or k in arguments.lanes}
+    if arguments.lanes and arguments.part != "quality" and not arguments.name:
+        parser.error("--lanes needs --name with seconds: those of a part of the lanes would replace those of all")
     file = arguments.out / f"{arguments.name or f'guidance-{arguments.model}'}.json"
     record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     record["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -168,7 +183,9 @@ def main() -> None:
         about = {name: getattr(arguments, name) for name in ("pictures", "batch", "scales")}
         before = record.get("quality", {})
         if arguments.lanes and about == {name: before.get(name) for name in about}:
-            rows = before["lanes"] | rows
+            marks = {name: made_with(pipe, recipe) for name, recipe in known.items()}
+            same = {k: row for k, row in before["lanes"].items() if row.get("made with") == marks.get(k)}
+            rows = same | rows
         record["quality"] = {**about, "environment": environment(pipe), "lanes": rows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

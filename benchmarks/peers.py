@@ -58,7 +58,10 @@ class PublishedDeepCache(Accelerator):
 
 def main() -> None:
     """Run the comparison and write the result."""
-    arguments = parser(__doc__).parse_args()
+    made = parser(__doc__)
+    arguments = made.parse_args()
+    if arguments.model not in (made.get_default("model"), MODEL):
+        made.error(f"only {MODEL} is raced here")
     arguments.model = MODEL
     known = presets(MODEL)
     lines = {

@@ -18,6 +18,7 @@ from .truth import rendered
 
 STEPS = 28
 SCENES = 512  # true ones, for the Fréchet distance
+FEWEST = 16  # pictures that have such a distance
 CONTROL = "plain fewer steps"
 UNITS = {
     "psnr": "PSNR to the 28-step picture, dB, mean",
@@ -57,6 +58,11 @@ def race(
     """
     threads = torch.get_num_threads()
     if arguments.lanes:
+        known = {name for recipes in lines.values() for r in recipes for name in (r.title, str(r)) if name}
+        if unknown := [name for name in arguments.lanes if name not in known]:
+            raise SystemExit(f"--lanes has {unknown[0]!r}, which is none of: {', '.join(sorted(known))}")
+        if not arguments.name:
+            raise SystemExit("--lanes needs --name: a part of the lanes would replace the file of all of them")
         lines = {
             line: [r for r in recipes if {r.title, str(r)} & {*arguments.lanes}] for line, recipes in lines.items()
         }
@@ -120,7 +126,9 @@ def write(result: Comparison, names: Mapping[str, str], stem: Path) -> None:
     record["plainly fewer steps are better"] = beaten(result, names)
     truth = look(rendered(SCENES)).features
     for kept, lane in zip([record["baseline"], *record["lanes"]], [result.baseline, *result.variants], strict=True):
-        kept["frechet"] = frechet(look(torch.stack([cell.picture for cell in lane.cells])).features, truth)
+        kept["frechet"] = None  # of a few pictures it would say nothing
+        if len(lane.cells) >= FEWEST:
+            kept["frechet"] = frechet(look(torch.stack([cell.picture for cell in lane.cells])).features, truth)
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for metric in metrics:

@@ -3,8 +3,8 @@
     python -m benchmarks.spatial [pocket-dit] [--prompts 32] [--repeats 5] [--out benchmarks/results]
 
 Writes `spatial-MODEL.json` and charts of seconds against faithfulness and against quality by itself: prompt adherence,
-and the Fréchet distance of all pictures of a lane to rendered scenes of the same prompts. Each setting stands beside
-the plain pipeline at the number of steps that takes as long.
+and the Fréchet distance of all pictures of a lane to rendered scenes. Beside the settings stands the plain pipeline
+at fewer and fewer steps.
 """
 
 from typing import Any

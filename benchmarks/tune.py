@@ -100,6 +100,8 @@ def main() -> None:
     pipe = load(arguments.model)
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out / f"tune-{arguments.model.replace('/', '--')}.json"
+    if arguments.again and not out.is_file():
+        parser.error(f"--again wants the result of an earlier run, and there is no {out}")
     rows = json.loads(out.read_text())["rows"] if arguments.again else []
     found = tune(pipe, floor=read_floor([arguments.floor]), limit=read_seconds(arguments.time))
     print(found.text())

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from ..pipelines import describe
+from .timing import weights_fingerprint
 
 PACKAGES = ("deadheat", "torch", "diffusers", "transformers", "accelerate", "numpy")
 
 
 def environment(pipe: Any) -> dict[str, Any]:
-    """Return versions, hardware and what the pipeline is, as plain data."""
+    """Return versions, hardware and what the pipeline is, as plain data; its weights by a mark of their own."""
     return {
-        "pipeline": describe(pipe),
+        "pipeline": describe(pipe) | {"weights": weights_fingerprint(pipe)},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(),
     }
