@@ -9,6 +9,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def launch(host: str, port: int, block: bool = True) -> None:
         ssr_mode=False,
         share=False,
         run_history=False,
+        mcp_server=find_spec("mcp") is not None,  # the endpoints as tools, with `pip install 'deadheat[mcp]'`
         max_file_size="8mb",
         state_session_capacity=200,  # each visit keeps its components for an hour
         footer_links=["api", "settings"],

@@ -26,7 +26,7 @@ class EasyCache(OutputCache):
     A step is skipped while E < threshold. The conditional half of guidance decides, the other follows. What the paper
     gives a skipped step is ``fill="residual"``: v = x + (v_a - x_a) (equation 5), which depends on the sign and the
     scale of what a model predicts. ``"reuse"`` gives v_a; ``"line"`` continues v through a and b along sigma, and is
-    the default because on pocket-dit it was 9 dB above the paper's fill at the same calls. With a ``mask`` its steps
+    the default because on pocket-dit it was 6 dB above the paper's fill at the same calls. With a ``mask`` its steps
     run in any case, and the threshold decides between them only (mask, then threshold). ``threshold=0`` computes
     everything.
 

@@ -47,9 +47,9 @@ class RegionAdaptive(Accelerator):
     and of the N - n tokens to skip takes the part ``high`` from the top and the rest from the bottom. With j from 0 to
     1 over the sparse steps, n / N = ratio + tilt * (1/2 - j). ``ratio=1`` computes everything.
 
-    The defaults are what kept most on pocket-dit (28 steps, guidance 4, 8 prompts): "update-size" 38 dB of PSNR, and
-    with starvation=0.1 "update-size" 35, "low-std" 29, the published rule 26. But 20 plain steps took no longer and
-    kept 44: this is for models whose every step is dear.
+    The defaults are what kept most on pocket-dit (28 steps, guidance 4, 8 prompts): "update-size" 40 dB of PSNR,
+    the published rule 33, and with starvation=0.1 "update-size" 35, "low-std" 30. But 20 plain steps took no longer
+    and kept 49: this is for models whose every step is dear.
 
     >>> RegionAdaptive(ratio=0.5, warmup=2, resets="4", of=8).counts(8, 100)
     [100, 100, 50, 50, 100, 50, 50, 50]
@@ -139,7 +139,7 @@ class RegionAdaptive(Accelerator):
         if size < SMALL:
             said.append(
                 f"a denoiser of {size / 1e6:.0f} million parameters does better with plainly fewer steps: pocket-dit "
-                "kept 44 dB with 21 of 28 steps, and 39 dB with this at half its tokens, which took a little longer"
+                "kept 49 dB with 21 of 28 steps, and 40 dB with this at half its tokens, which took a little longer"
             )
         if steps <= 10:
             said.append(f"{steps} steps change the picture too much from one to the next to reuse parts of it")

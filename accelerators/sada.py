@@ -49,7 +49,7 @@ class SADA(Accelerator):
     One decision holds for all pictures of a batch. ``most=0`` and ``start=stop`` compute everything.
 
     On pocket-dit (28 Euler steps) the criterion called every computed step in the window stable, with either set of
-    coefficients. The line was 4 dB above the paper's fill in the mean, and no worse on the worst prompt; the multistep
+    coefficients. The line was 5 dB above the paper's fill in the mean, and 3 on the worst prompt; the multistep
     rule and ``tokens`` cost quality and saved nothing, so they are off. What is left there is AB-Cache's line inside
     a window. The official code's preset is ``fill="state", coefficients="code", start=0.2, most=4, late=0.48,
     every=4, terms=4``; for flow matching ``criterion="curvature", fill="slope"``.

@@ -688,3 +688,24 @@ def test_recommend_for_programs(client: Any):
     ):
         with pytest.raises(Exception, match=words):
             client.predict(*given, api_name="/recommend")
+
+
+def test_the_endpoints_are_tools_of_a_language_model(url: str):
+    import asyncio
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask() -> tuple[list[str], Any]:
+        async with (
+            streamable_http_client(url + "gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            return sorted(tool.name for tool in tools), await session.call_tool("list_models", {})
+
+    names, models = asyncio.run(ask())
+    assert names == ["compare", "edit", "list_accelerators", "list_models", "recommend", "sweep"]
+    assert not models.isError
+    assert "pocket-unet" in models.content[0].text
