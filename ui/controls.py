@@ -298,8 +298,7 @@ def filled() -> list[Any]:
     about = _expect(FIRST_PRESET, "pocket-dit")
     presets = gr.update(choices=[*known, OWN], value=FIRST_PRESET, info=about, interactive=True)
     recipe, first = gr.update(interactive=True), gr.update(choices=every, interactive=True)
-    wanted = known[
-        FIRST_PRESET
-    ]  # its part of the recipe at once: coming later, it would overwrite what is being typed
+    wanted = known[FIRST_PRESET]
+    # its part of the recipe comes at once, too: later it would overwrite what somebody is typing
     slots = [first, wanted, wanted, gr.update(choices=[(NONE, NONE), *every], interactive=True)]
     return [gr.update(choices=offered()), presets, recipe, _named("pocket-dit"), *slots, True]
