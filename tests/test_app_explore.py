@@ -692,6 +692,7 @@ def test_recommend_for_programs(client: Any):
 
 def test_the_endpoints_are_tools_of_a_language_model(url: str):
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
@@ -705,7 +706,8 @@ def test_the_endpoints_are_tools_of_a_language_model(url: str):
             tools = (await session.list_tools()).tools
             return sorted(tool.name for tool in tools), await session.call_tool("list_models", {})
 
-    names, models = asyncio.run(ask())
+    with ThreadPoolExecutor(1) as apart:  # the browser has this thread's event loop
+        names, models = apart.submit(lambda: asyncio.run(ask())).result()
     assert names == ["compare", "edit", "list_accelerators", "list_models", "recommend", "sweep"]
     assert not models.isError
     assert "pocket-unet" in models.content[0].text
