@@ -7,11 +7,14 @@ Quality, at guidance 2, 4, 6 and 8: prompt adherence in percent, PSNR to the pic
 the pictures of all scales the Fréchet distance of the pocket eye's features to rendered scenes. Prompts are fresh; a
 few of the simplest scenes are among those that an adapter was trained on, with other noise. Pictures for quality are
 kept in `--kept`, by all that they were made with, so that a stopped run goes on. What is lost when pictures are drawn
-one at a time (in a batch, the least alike branches decide for all):
+one at a time (in a batch, the least alike branches decide for all), and seconds of a few lanes in more rounds:
 
     python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
       --name guidance-one-pocket-dit --lanes "no guidance" adapter "adapter, real for a tenth" guidance-cache/4
       adaptive-guidance "adaptive-guidance, never anew"
+    python -m benchmarks.guidance pocket-unet --part seconds --prompts 2 --repeats 15
+      --name guidance-pocket-unet-seconds --lanes adapter "adapter x ab-cache/4" "adapter x ab-cache/5"
+      guidance-interval adaptive-guidance guidance-cache/4
 """
 
 import argparse

@@ -83,17 +83,8 @@ def race(
 
 def beaten(result: Comparison, names: Mapping[str, str]) -> dict[str, str]:
     """Return the lanes to which some control is superior in both, median seconds and mean PSNR, and the best such."""
-    found = {}
-    controls = [lane for lane in result.variants if names[lane.name] == CONTROL]
-    for lane in result.variants:
-        better = [c for c in controls if c.median <= lane.median and _close(c) > _close(lane)]
-        if better and lane not in controls:
-            found[lane.name] = max(better, key=_close).name
-    return found
-
-
-def _close(lane: Lane) -> float:
-    return lane.mean("psnr") or 0.0
+    settings = [lane for lane in result.variants if names[lane.name] != CONTROL]
+    return {lane.name: better.name for lane in settings if (better := result.better_control(lane)) is not None}
 
 
 class _Told:

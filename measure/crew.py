@@ -14,7 +14,6 @@ from .bench import Bench, Shot
 from .environment import environment, scheduler_settings
 from .plan import Heat
 from .points import SweepCell
-from .timing import weights_fingerprint
 
 ATTEMPTS = 3  # a cell whose worker died so often is taken to be the reason
 PATIENCE = 0.2  # seconds between looks at the stop button
@@ -55,8 +54,8 @@ class Hello:
 
     @classmethod
     def of(cls, bench: Bench) -> "Hello":
-        exact = {"weights": weights_fingerprint(bench.pipe), "scheduler": scheduler_settings(bench.pipe)}
-        return cls({**environment(bench.pipe), **exact}, bench.unavailable)
+        exact = {**environment(bench.pipe), "scheduler": scheduler_settings(bench.pipe)}
+        return cls(exact, bench.unavailable)
 
 
 Outcome = Hello | list[Shot] | DeadheatError | None  # None: the worker died

@@ -17,7 +17,8 @@ PACKAGES = ("deadheat", "torch", "diffusers", "transformers", "accelerate", "num
 def environment(pipe: Any) -> dict[str, Any]:
     """Return versions, hardware and what the pipeline is, as plain data; its weights by a mark of their own."""
     return {
-        "pipeline": describe(pipe) | {"weights": weights_fingerprint(pipe)},
+        "pipeline": describe(pipe),
+        "weights": weights_fingerprint(pipe),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(),
     }

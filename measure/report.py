@@ -95,7 +95,7 @@ def text_table(comparison: Comparison) -> str:
     lines += [f"{metric}: not available: {why}" for metric, why in comparison.unavailable.items()]
     lines += [f"note: {text}" for text in ignored_text(comparison)]
     lines += [f"note: {lane.name}: {lane.note}" for lane in comparison.lanes if lane.note]
-    lines += [f"WARNING: {lane.name}: {text}" for lane in comparison.lanes for text in lane.warnings]
+    lines += [f"WARNING: {lane.name}: {text}" for lane in comparison.lanes for text in warned(comparison, lane)]
     return "\n".join(lines)
 
 
@@ -114,6 +114,18 @@ def ignored_text(comparison: Comparison) -> list[str]:
     """Say which words of the prompts the model does not know; empty if it knows all."""
     words = comparison.settings.get("ignored_words")
     return [f"{comparison.settings['model']} does not know, and ignores: {', '.join(words)}"] if words else []
+
+
+def warned(comparison: Comparison, lane: Lane) -> list[str]:
+    """Return what must be said beside a lane's numbers; of a variant also whether plainly fewer steps do better."""
+    better = comparison.better_control(lane) if lane.role == "variant" else None
+    if better is None:
+        return lane.warnings
+    apart = " instead of ".join(score_text(one.mean("psnr"), "psnr") for one in (better, lane))
+    return [
+        *lane.warnings,
+        f"plainly fewer steps do better here: {better.name} took no longer, and is closer ({apart})",
+    ]
 
 
 def hardware_text(comparison: Comparison) -> str:
@@ -155,7 +167,7 @@ def _warnings(comparison: Comparison) -> str:
     said = [
         f"{lane.name}: {text}"
         for lane in comparison.lanes
-        for text in [*lane.warnings, *([lane.note] if lane.note else [])]
+        for text in [*warned(comparison, lane), *([lane.note] if lane.note else [])]
     ]
     return f'<ul class="warn">{items(said)}</ul>' if said else ""
 

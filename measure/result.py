@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..accelerators import FewerSteps
 from ..pipelines import InputError, KnobError, PresetError, is_folder, nearest
 from .broken import BROKEN
 from .folders import check_free, full_path, replacing
@@ -108,6 +109,11 @@ class Lane:
         return choose(values, key=lambda pair: pair[0]) if values else None
 
 
+def _plain(lane: Lane) -> bool:
+    """Tell whether a lane is plainly fewer steps."""
+    return lane.recipe.partition(":")[0] == FewerSteps.name and "+" not in lane.recipe
+
+
 @dataclass
 class Comparison:
     """The result of ``compare``.
@@ -146,6 +152,15 @@ class Comparison:
     def control_for(self, variant: Lane) -> Lane | None:
         """Return the fewer-steps control of a variant, or None."""
         return self.lane(variant.control) if variant.control else None
+
+    def better_control(self, variant: Lane) -> Lane | None:
+        """Return the plainly fewer steps that took no longer than a variant and are closer, the closest; or None."""
+        mine = variant.mean("psnr")
+        if mine is None or _plain(variant):
+            return None
+        as_fast = [lane for lane in self.lanes if _plain(lane) and lane.median <= variant.median]
+        closer = [lane for lane in as_fast if (lane.mean("psnr") or 0.0) > mine]
+        return max(closer, key=lambda lane: lane.mean("psnr") or 0.0, default=None)
 
     def pareto(self, metric: str = "psnr") -> list[Lane]:
         """Return the lanes that no other lane beats in both seconds and the mean of *metric*, fastest first.

@@ -17,9 +17,9 @@ from .stage import Stage
 class _Stronger(TorchFunctionMode):
     """Adds to what image tokens make of text tokens, in every attention over a sequence of both."""
 
-    def __init__(self, text: slice, image: slice, amount: float) -> None:
+    def __init__(self, text: slice, length: int, amount: float) -> None:
         super().__init__()
-        self.text, self.image, self.amount, self.met = text, image, amount, 0
+        self.text, self.length, self.amount, self.met = text, length, amount, 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention:
@@ -28,7 +28,7 @@ class _Stronger(TorchFunctionMode):
 
     def _biased(self, given: dict[str, Any], kwargs: dict[str, Any] | None) -> dict[str, Any]:
         given |= kwargs or {}
-        query, length = given["query"], max(self.text.stop, self.image.stop)
+        query, length = given["query"], self.length
         rows, words = query.shape[-2], self.text.stop - self.text.start
         if given["key"].shape[-2] != length or not words < rows <= length:  # some of the image tokens may ask, or all
             return given
@@ -53,9 +53,9 @@ def around_text_attention(stage: Stage, amount: Callable[[int, int], float]) -> 
             added = amount(call.step, call.steps)
             if not added or stage.family.text is None:
                 return network(call)
-            text, image = _places(stage, call)
+            text, length = _places(stage, call)
             ran = call.run.steps[-1].calls
-            with _Stronger(text, image, added) as mode:
+            with _Stronger(text, length, added) as mode:
                 out = network(call)
             # what answers without the network, or later in the run a cache, has no attention to strengthen
             if not mode.met and call.step == 0 and call.run.steps[-1].calls > ran:
@@ -70,7 +70,8 @@ def around_text_attention(stage: Stage, amount: Callable[[int, int], float]) -> 
     return stage.around_denoiser(start)
 
 
-def _places(stage: Stage, call: Call) -> tuple[slice, slice]:
+def _places(stage: Stage, call: Call) -> tuple[slice, int]:
+    """Return where text stands in a sequence of both, and how long that is."""
     network: nn.Module = next(iter(stage.denoisers.values()))
     words = call.kwargs["encoder_hidden_states"].shape[1]
     if stage.family.latents.layout == "packed":
@@ -78,6 +79,5 @@ def _places(stage: Stage, call: Call) -> tuple[slice, slice]:
     else:
         patch = int(network.config.patch_size)
         tokens = (call.latents.shape[-2] // patch) * (call.latents.shape[-1] // patch)
-    if stage.family.text == "first":
-        return slice(0, words), slice(words, words + tokens)
-    return slice(tokens, tokens + words), slice(0, tokens)
+    first = 0 if stage.family.text == "first" else tokens
+    return slice(first, first + words), words + tokens

@@ -111,8 +111,8 @@ class Workshop:
         todo: dict[str, Callable[[], object]] = {
             "autoencoder": self.autoencoder,
             "eye": self.eye,
-            "pocket-dit": lambda: self._fit(self.dit(), self.init),
-            "pocket-unet": lambda: self._fit(self.unet(), self.options.init_unet),
+            "pocket-dit": lambda: self._fit(self.dit(), self.init, self.options.teacher),
+            "pocket-unet": lambda: self._fit(self.unet(), self.options.init_unet, self.options.teacher),
             "export": self.export,
         }
         for stage in stages:
@@ -220,14 +220,14 @@ class Workshop:
         export.card(folder, facts, scores)
         say(f"{part.name}: exported to {folder}, {scores}")
 
-    def _fit(self, part: Part, start: Path | None = None) -> nn.Module:
+    def _fit(self, part: Part, start: Path | None = None, teacher: Path | None = None) -> nn.Module:
         budget = self.preset.budgets[part.name]
         if self.options.samples is not None:
             budget = replace(budget, samples=self.options.samples)
         begun = {
             "seed": str(self.options.seed),
             "weights": _marked(start),
-            "teacher": _marked(self.options.teacher),
+            "teacher": _marked(teacher),
             "command": shlex.join(["python", "-m", "training.pocket", *_without_stages(self.options.command)]),
         }
         return fit(part, budget, self.out, self.options.seed, say, begun=begun)

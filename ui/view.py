@@ -12,6 +12,8 @@ from .words import NOTES, range_text, seconds_text, size_text, spread_text
 
 def result_page(comparison: Any, settings: Settings, pictures: dict[str, dict[int, str]]) -> dict[str, Any]:
     """Return a finished comparison for the page."""
+    from deadheat.measure.report import warned
+
     base, fast = comparison.baseline, comparison.variants[0]
     control = comparison.control_for(fast)
     height, width = base.cells[0].picture.shape[-2:]
@@ -23,7 +25,9 @@ def result_page(comparison: Any, settings: Settings, pictures: dict[str, dict[in
         "aspect": f"{width} / {height}",
         "base": data_url(base.cells[0].picture),
         "fast": data_url(fast.cells[0].picture),
-        "warnings": [{"text": text, "loud": text.startswith("nothing was skipped")} for text in fast.warnings],
+        "warnings": [
+            {"text": text, "loud": text.startswith("nothing was skipped")} for text in warned(comparison, fast)
+        ],
         "cards": _cards(comparison, base, fast, control),
         "small": [_difference(base, fast), *_control(control)],
         "steps": _steps(fast, pictures),

@@ -1,5 +1,6 @@
 """A comparison on small pipelines: lanes, counts, controls, cancelling, files."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from deadheat.accelerators import ABCache, FewerSteps, output_cache
 from deadheat.accelerators.predictors import combine
 from deadheat.measure.explore import explore_comparison
+from deadheat.measure.report import html_report
 from deadheat.measure.runner import Runner
 from deadheat.measure.trial import Trial
 from deadheat.pipelines import Cancelled, PresetError, call_arguments, for_task, pictures, twin
@@ -130,6 +132,25 @@ def test_choosing(result):
     assert result.best(floor={"psnr": 1e9}).mean("psnr") == math.inf
     assert result.best(budget=0.0) is None
     assert result.pareto()[-1].mean("psnr") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("plain_seconds", "plain_psnr", "said"), [(0.5, 40.0, True), (0.7, 40.0, False), (0.5, 20.0, False)]
+)
+def test_what_plainly_fewer_steps_do_better_is_told(result, plain_seconds: float, plain_psnr: float, said: bool):
+    found = copy.deepcopy(result)
+    lane = next(lane for lane in found.variants if lane.control)
+    plain = found.control_for(lane)
+    for one, seconds, score in ((lane, 0.6, 30.0), (plain, plain_seconds, plain_psnr)):
+        one.seconds = [seconds] * len(one.seconds)
+        for cell in one.cells:
+            cell.scores["psnr"] = score
+    others = [other for other in found.lanes if other.role == "control" and other is not plain]
+    for other in others:
+        other.seconds = [99.0] * len(other.seconds)
+    assert found.better_control(lane) is (plain if said else None)
+    text = f"{lane.name}: plainly fewer steps do better here: {plain.name} took no longer"
+    assert (text in found.table()) == (text in html_report(found)) == said
 
 
 def test_cancelling_leaves_nothing_behind(pipe):
