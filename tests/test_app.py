@@ -111,17 +111,25 @@ def test_what_is_typed_as_the_page_comes_alive_stays(chromium: "Browser", url: s
     page = chromium.new_page()
     page.set_default_timeout(HOUR)
 
-    def slowly(route: Any) -> None:
-        page.wait_for_timeout(700)  # a server that is far away
-        route.continue_()
-
-    page.route("**/gradio_api/run/predict*", slowly)
-    page.route("**/gradio_api/queue/join*", slowly)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    far = {"offline": False, "latency": 700, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", far)
     page.goto(url)
     page.fill("#recipe textarea, #recipe input", "ab-cache:every=3")
     page.wait_for_selector("#first-of")
     page.wait_for_timeout(2500)
     assert page.input_value("#recipe textarea, #recipe input") == "ab-cache:every=3"
+    for text in ("ab-cache:every=5", "first-block-cache", "ab-cache:every=4"):  # faster than the server answers
+        page.fill("#recipe textarea, #recipe input", text)
+        page.press("#recipe textarea, #recipe input", "Tab")
+        page.wait_for_timeout(300)
+    for _ in range(12):
+        assert page.input_value("#recipe textarea, #recipe input") == text
+        page.wait_for_timeout(300)
+    assert page.input_value("#first-every input") == "4"
+    _choose(page, "preset", "balanced")
+    _recipe_becomes(page, "balanced")
     page.close()
 
 
@@ -159,6 +167,11 @@ def test_a_typed_recipe_sets_the_knobs_and_stays_as_typed(page: "Page"):
     page.press("#recipe textarea, #recipe input", "Tab")
     page.wait_for_timeout(1000)
     _recipe_becomes(page, "ab-cash")  # for a run to say what is wrong with it
+    for _ in range(2):  # the same once more, when its knob was moved
+        _type(page, "#recipe textarea, #recipe input", "ab-cache:every=5")
+        _until(page, "document.querySelector('#first-every input')?.value === '5'")
+        _type(page, "#first-every input[type=number]", "3")
+        _recipe_becomes(page, "ab-cache")
     page.fill("#recipe textarea, #recipe input", "balanced")
     page.press("#recipe textarea, #recipe input", "Tab")
 

@@ -19,10 +19,13 @@ CHIPS = {
     "rocket and house": "a rocket left of a house on a gradient pink background",
     "penguin and tree": "a penguin right of a tree on a striped blue background",
 }
+# What was typed last (stage.js notes it) stays in the field until something else is chosen: the answer to what was
+# typed before may come when somebody types on already.
 JOIN = """(a, b, named) => {
   const text = [a, b].filter(Boolean).join(' + ');
-  return JSON.parse(named || '{}')[text] ?? text;
+  return window.deadheatTyped ?? JSON.parse(named || '{}')[text] ?? text;
 }"""
+CHOSEN = "() => { window.deadheatTyped = undefined; return []; }"
 TELL = "(...now) => { window.dispatchEvent(new CustomEvent('deadheat-settings', {detail: now})); return []; }"
 
 
@@ -155,6 +158,7 @@ def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
     usual = [found[name][0] for name in names]
     write = (
         f"(...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(usual)};"
+        " window.deadheatTyped = undefined;"
         " const said = names.map((k, i) => [k, now[i], usual[i]]).filter(([k, a, b]) => String(a) !== String(b));"
         f" const quoted = (a) => RegExp({json.dumps(UNSAFE.pattern)}).test(a)"
         """ ? '"' + String(a).replaceAll('"', '""') + '"' : a;"""
@@ -186,21 +190,26 @@ def _wire(made: Controls) -> None:
         news = [slot.choice.change, slot.wanted.change]
         gr.on(news, _begin, [slot.choice, slot.wanted], slot.part, queue=False, **QUIET)
     gr.on([part.change for part in parts], None, [*parts, made.named], made.recipe, js=JOIN, **QUIET)
+    chosen = [made.preset.input, made.model.change, *(slot.choice.input for slot in made.slots)]
+    gr.on(chosen, None, None, None, js=CHOSEN, **QUIET)
     gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
     picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
-    made.preset.input(_pick, [made.preset, made.model], [*picked, *parts], queue=False, **QUIET)
+    # what is picked or typed while an answer is waited for counts, too: without always_last it would be passed over
+    last: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
+    now = [*(slot.wanted for slot in made.slots), *parts]
+    made.preset.input(_pick, [made.preset, made.model, *now], [*picked, *parts], **last)
     typed = [made.recipe.blur, made.recipe.submit]
-    gr.on(typed, _typed, [made.recipe, made.model], [*picked, *parts], queue=False, **QUIET)
+    gr.on(typed, _typed, [made.recipe, made.model, *now], [*picked, *parts], **last)
     made.recipe.change(_preset_of, [made.recipe, made.model], made.preset, queue=False, **QUIET)
     others = [made.preset, made.named, *picked, *parts]
-    made.model.change(_other_model, [made.model, made.preset, made.recipe], others, queue=False, **QUIET)
+    made.model.change(_other_model, [made.model, made.preset, made.recipe, *now], others, queue=False, **QUIET)
 
 
 def _begin(chosen: str, wanted: str) -> str:
     """Return the part of the recipe that a slot starts with; what was typed stays as it was typed."""
     if chosen == NONE:
         return ""
-    return wanted if wanted.partition(":")[0].strip() == chosen else str(_start(chosen, ""))
+    return wanted.strip() if wanted.partition(":")[0].strip() == chosen else str(_start(chosen, ""))
 
 
 def _shipped(model: Any) -> dict[str, str]:
@@ -210,23 +219,24 @@ def _shipped(model: Any) -> dict[str, str]:
     return {name: str(recipe) for name, recipe in presets(str(model)).items() if len(recipe.accelerators) <= 2}
 
 
-def _pick(preset: str, model: Any) -> list[Any]:
+def _pick(preset: str, model: Any, *now: str) -> list[Any]:
     """Set both slots, and their parts of the recipe, as a model's preset wants them."""
     known = _shipped(model)
-    return _slots(known[preset]) if preset in known else [gr.skip()] * 6
+    return _slots(known[preset], *now) if preset in known else [gr.skip()] * 6
 
 
-def _typed(recipe: str, model: Any) -> list[Any]:
+def _typed(recipe: str, model: Any, *now: str) -> list[Any]:
     """Set both slots as a typed recipe wants them, if they have room for it; what is wrong with it a run will say."""
     from deadheat import DeadheatError
 
     try:
-        return _slots(_shipped(model).get(recipe, recipe))
+        return _slots(_shipped(model).get(recipe, recipe), *now)
     except DeadheatError:
         return [gr.skip()] * 6
 
 
-def _slots(recipe: str) -> list[Any]:
+def _slots(recipe: str, *now: str) -> list[Any]:
+    """Return what a recipe wants of both slots; *now* is what was wanted before, and the parts that came of it."""
     from deadheat.accelerators import recipe_parts
 
     from deadheat import Recipe
@@ -235,7 +245,12 @@ def _slots(recipe: str) -> list[Any]:
     if len(names) > 2:
         return [gr.skip()] * 6
     names, texts = [*names, NONE][:2], [*recipe_parts(recipe), ""][:2]  # as typed
-    return [names[0], texts[0], names[1], texts[1], *texts]
+    wanted = [
+        # knobs moved since are set back only by news, and the same text once more is none: so with a space, or without
+        text if before.strip() != text or part == text else text + " " * (before == text)
+        for text, before, part in zip(texts, now[:2], now[2:], strict=True)
+    ]
+    return [names[0], wanted[0], names[1], wanted[1], *texts]
 
 
 def _preset_of(recipe: str, model: Any) -> Any:
@@ -252,12 +267,12 @@ def _expect(preset: str, model: Any) -> str:
     return presets(str(model))[preset].about.split(". ")[0] if preset != OWN else ""
 
 
-def _other_model(model: Any, preset: str, recipe: str) -> list[Any]:
+def _other_model(model: Any, preset: str, recipe: str, *now: str) -> list[Any]:
     """Offer this model's presets; one that was picked becomes this model's own of that name, or the first."""
     known = _shipped(model)
     kept = next((name for name in (preset, recipe) if name in known), OWN if preset == OWN else FIRST_PRESET)
     shown = gr.update(choices=[*known, OWN], value=kept, info=_expect(kept, model))
-    return [shown, _named(model), *_pick(kept, model)]
+    return [shown, _named(model), *_pick(kept, model, *now)]
 
 
 def _named(model: Any) -> str:

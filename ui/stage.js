@@ -185,5 +185,8 @@ window.addEventListener("deadheat-settings", (e) => {
   current = e.detail;
   if (root.dataset.mode === "result") badge();
 });
+document.addEventListener("input", (e) => {
+  if (element.isConnected && e.target.closest("#recipe")) window.deadheatTyped = e.target.value;
+});
 watch("value", update);
 update();
