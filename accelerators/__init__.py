@@ -24,6 +24,7 @@ from .knobs import Knob, knobs, read
 from .layer_cache import LayerCache
 from .lemica import LeMiCa
 from .magcache import MagCache
+from .output_cache import OutputCache
 from .progressive_resolution import ProgressiveResolution
 from .pyramid_attention_broadcast import PyramidAttentionBroadcast
 from .recipe_text import knob_texts, quoted, recipe_parts
@@ -114,6 +115,7 @@ __all__ = [
     "LayerCache",
     "LeMiCa",
     "MagCache",
+    "OutputCache",
     "ProgressiveResolution",
     "PyramidAttentionBroadcast",
     "RegionAdaptive",

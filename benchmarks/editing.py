@@ -4,10 +4,11 @@
     python -m benchmarks.editing --size 256
     python -m benchmarks.editing sd15 --steps 4 --rounds 2 --areas 1.2 15
 
-Writes `editing-MODEL.json`, or `editing-MODEL-SIZE.json` for a picture that was enlarged to that size: for each area
-the seconds of every round of the dense and of the second sparse edit, those of the first sparse edit with its
-recording, and the difference inside and outside the mask. `sd15` is the UNet and the autoencoder of Stable Diffusion
-1.5 at 512 x 512 with random weights: it tells seconds, not pictures.
+Writes `editing-MODEL.json`, or `editing-MODEL-SIZE.json` for a picture that was enlarged to that size, and `-whole`
+where the sparse edit skips no steps (`--recipe ""`): for each area the seconds of every round of the dense and of the
+second sparse edit, those of the first sparse edit with its recording, and the difference inside and outside the mask.
+`sd15` is the UNet and the autoencoder of Stable Diffusion 1.5 at 512 x 512 with random weights: it tells seconds, not
+pictures.
 """
 
 import argparse
@@ -88,8 +89,8 @@ def row(session: EditSession, percent: float, rounds: int, strength: float) -> d
     return found
 
 
-def main() -> None:
-    """Run the edits and write the result."""
+def command() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="pocket-unet", help="pocket-unet, pocket-dit, or sd15")
     parser.add_argument("--steps", type=int, default=28)
@@ -98,12 +99,25 @@ def main() -> None:
     parser.add_argument("--areas", type=float, nargs="+", default=AREAS)
     parser.add_argument("--size", type=int, help="enlarge the picture to so many pixels a side first")
     parser.add_argument("--budget", type=float, default=4.0, help="GiB for the recording")
+    parser.add_argument(
+        "--recipe", default="ab-cache:every=2", help='what skips steps of the sparse edit; "": nothing'
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser
+
+
+def main() -> None:
+    """Run the edits and write the result."""
+    parser = command()
     arguments = parser.parse_args()
     if arguments.size and arguments.model == "pocket-dit":
         parser.error("pocket-dit knows no positions beyond 128 pixels: --size is for pocket-unet")
     pipe = full_size() if arguments.model == "sd15" else load(arguments.model)
-    settings: dict[str, Any] = {"steps": arguments.steps, "budget_bytes": int(arguments.budget * 2**30)}
+    settings: dict[str, Any] = {
+        "steps": arguments.steps,
+        "budget_bytes": int(arguments.budget * 2**30),
+        "recipe": arguments.recipe,
+    }
     if arguments.model == "sd15":
         image = torch.rand(3, 512, 512, generator=torch.Generator().manual_seed(0))
         settings["guidance"] = 7.5
@@ -123,7 +137,8 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1).replace("Infinity", "null")
-    name = "-".join(filter(None, ("editing", arguments.model, str(arguments.size or ""))))
+    whole = "" if arguments.recipe else "whole"
+    name = "-".join(filter(None, ("editing", arguments.model, str(arguments.size or ""), whole)))
     (arguments.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

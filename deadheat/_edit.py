@@ -117,12 +117,14 @@ class _Files:
             guidance=self.arguments.guidance,
             seed=self.arguments.seed,
             budget_bytes=_bytes(self.arguments.memory_budget),
+            recipe=self.arguments.recipe,
         )
 
 
 def _check(arguments: argparse.Namespace) -> None:
     from .measure import check_edit, check_inputs
     from .pipelines import InputError, check_name
+    from .presets import Recipe, presets
 
     check_name(arguments.model)
     if arguments.mode == "stroke" and not arguments.painted:
@@ -132,6 +134,8 @@ def _check(arguments: argparse.Namespace) -> None:
     check_edit(arguments.prompt, arguments.mode, arguments.strength, arguments.steps, arguments.guidance)
     check_inputs([arguments.prompt or "nothing"], [arguments.seed], repeats=arguments.repeats or 1)
     _bytes(arguments.memory_budget)
+    if arguments.recipe.strip() and arguments.recipe not in presets(arguments.model):
+        Recipe.of(arguments.recipe)  # a mistyped one should not cost a download
 
 
 def _bytes(text: str) -> int:
@@ -203,6 +207,12 @@ def takes_edit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory-budget", default="1GiB", help="most memory for the recording, as 512MiB or 2GiB (default 1GiB)"
+    )
+    parser.add_argument(
+        "--recipe",
+        default="ab-cache:every=2",
+        help='what skips steps of a sparse edit, accelerators of the network output; "" skips none '
+        "(default ab-cache:every=2)",
     )
     parser.add_argument("--repeats", type=int, default=0, help="time dense and sparse so often first (default 0: no)")
     parser.add_argument("--fit", action="store_true", help="crop and scale all pictures to the model's size")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..accelerators import OutputCache
 from ..pipelines import InputError, Undo, call_arguments, check_size, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
 from .edit_cost import MARGIN, Cost
@@ -23,6 +24,7 @@ from .edit_inputs import (
     pixels,
     read_mask,
     read_picture,
+    read_skips,
     usual_size,
 )
 from .edit_result import Cover, Edit, EditComparison
@@ -30,6 +32,7 @@ from .inputs import check_inputs
 from .timing import after_each_step
 
 ONCE = "a sparse edit needs a plain run over the picture first, which one edit does not repay: further ones would"
+SKIPS = "ab-cache:every=2"  # what skips steps of a sparse edit unless asked for something else
 MOST_LEARNED = 0.5  # parts of the picture that edits changed, in sum; beyond, the recording's statistics are another's
 
 
@@ -58,7 +61,8 @@ class EditSession:
     An edit is diffusers' inpainting of the picture: the mask starts from the picture with noise of the given
     strength, everything else stays the picture, pixel for pixel. The sparse edit computes only windows around the
     mask, and reads the rest from what a plain run over the untouched picture left in every layer. That recording is
-    made once, by ``prepare`` or by the first edit.
+    made once, by ``prepare`` or by the first edit. A cache of the network's outputs (``recipe``) may skip steps of the
+    sparse edit besides.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class EditSession:
         store: str = "float16",
         every: int = 1,
         grow: int = 4,
+        recipe: Any = SKIPS,
     ) -> None:
         """Take a picture.
 
@@ -90,10 +95,13 @@ class EditSession:
             store: "float16", "bfloat16" or "float32": how the recording is kept.
             every: record every so many steps; those between read their neighbour's.
             grow: pixels by which a painted mask is grown.
+            recipe: what skips steps of a sparse edit, as recipe text or in any other form that ``compare`` takes:
+                accelerators that predict the denoiser's output; "" skips none. The dense edit skips none either way.
 
         Raises:
             InputError: a picture or setting that cannot be used.
             UnsupportedError: the pipeline cannot start from a picture.
+            KnobError, PresetError, IncompatibleError: a recipe that is none, or reaches into the network.
         """
         if guidance is None and (model := known_model(model_name(pipe))) is not None:
             guidance = model.guidance
@@ -103,6 +111,7 @@ class EditSession:
         self.cell = cell_of(self.pipe)
         self.image = read_picture(image, self.cell)
         check_size(pipe, self.image.shape[2], self.image.shape[1])
+        self.recipe = read_skips(recipe, pipe)
         self.prompt, self.negative, self.guidance = prompt, negative, guidance
         self.steps, self.seed, self.grow = steps, seed, grow
         self.budget_bytes, self.store, self.every = budget_bytes, store, every
@@ -137,7 +146,7 @@ class EditSession:
         chosen = read_mask(painted_mask(mask, painted, self.image, self.cell), self.image)
         active = cells(chosen, self.cell, self.grow)
         part = self._part(active)
-        speedup = self.cost.speedup(part, self.steps)
+        speedup = self.cost.speedup(part, self.steps, self._computed(self.steps))
         lane, reason = self._lane(active, part, speedup)
         area = float(chosen.float().mean())
         speedup = speedup if lane == "sparse" else 1.0
@@ -146,6 +155,11 @@ class EditSession:
 
     def _part(self, active: Tensor) -> float:
         return windows_part(active) if family(self.pipe).unet else float(active.float().mean())
+
+    def _computed(self, steps: int) -> int:
+        """Return at how many steps the network runs, as far as that is known before."""
+        fixed = [a for a in self.recipe.accelerators if isinstance(a, OutputCache)]
+        return min([steps, *(len(a.computed(steps)) for a in fixed)])
 
     def _lane(self, active: Tensor, part: float, speedup: float) -> tuple[str, str]:
         if not active.any():
@@ -179,7 +193,8 @@ class EditSession:
             return 0.0
         begin = time.perf_counter()
         if self._engine is None:
-            self._engine = Engine(self.pipe, self.image, Keep(self.budget_bytes, self.store, self.every))
+            keep = Keep(self.budget_bytes, self.store, self.every)
+            self._engine = Engine(self.pipe, self.image, keep, self.recipe.accelerators)
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
         asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
         self._undos = [None] * len(self._undos)  # what they would put back is in the recording before
@@ -370,9 +385,9 @@ class EditSession:
         made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
         made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
         made.expected_speedup, made.drawn = cover.speedup, drawn
-        made.warnings = self._warnings(recorded)
+        made.warnings = self._warnings(recorded) + drawn.warnings
         if self._engine.recording.settled:
-            self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.steps)
+            self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.computed)
         return made
 
     def _warnings(self, recorded: float) -> list[str]:

@@ -26,10 +26,14 @@ class Cost:
     fixed: float = 2.0
     dense: float = 0.0
 
-    def speedup(self, part: float, steps: int) -> float:
-        """Return the speed-up over the dense edit to expect when this part of the latents is computed."""
+    def speedup(self, part: float, steps: int, computed: int | None = None) -> float:
+        """Return the speed-up over the dense edit to expect when this part of the latents is computed.
+
+        Of *steps* of the dense edit the sparse one runs the network at *computed*; None is at all.
+        """
         step = self.base + (1 - self.base) * part
-        return (steps + self.fixed) / (steps * step + self.fixed * (0.1 + 0.9 * part))
+        sparse = (steps if computed is None else computed) * step
+        return (steps + self.fixed) / (sparse + self.fixed * (0.1 + 0.9 * part))
 
     def dense_took(self, seconds: float, fixed: float, steps: int) -> None:
         """Learn from a dense edit: its denoising, and its encoding and decoding."""
@@ -43,7 +47,7 @@ class Cost:
             self.dense = seconds / steps / COPYING
 
     def sparse_took(self, part: float, seconds: float, steps: int) -> None:
-        """Learn from a sparse edit."""
+        """Learn from a sparse edit whose network ran at so many steps."""
         if self.dense and part < 1:
             found = (seconds / steps / self.dense - part) / (1 - part)
             self.base = (self.base + min(0.9, max(0.01, found))) / 2

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..accelerators import Accelerator, attached
 from ..pipelines import (
     DTYPES,
     Box,
@@ -47,13 +48,19 @@ class Keep:
 
 @dataclass(eq=False)
 class Drawn:
-    """What a sparse run gave: the picture, right inside the active cells only, what it cost, and what it read from."""
+    """What a sparse run gave: the picture, right inside the active cells only, what it cost, and what it read from.
+
+    Attributes:
+        computed: at how many steps the network ran.
+        warnings: what the accelerators that skip the others say of the run.
+    """
 
     picture: Tensor
     seconds: float
     stages: dict[str, float]
     calls: int
-    steps: int
+    computed: int
+    warnings: list[str]
     trace: Trace | TokenTrace
     decoded: Decoded
     version: object
@@ -97,12 +104,14 @@ class Engine:
 
     Attributes:
         pipe: a pipeline that fills masks.
+        skips: accelerators that skip steps of the edits.
         strength: up to which strength there is a recording; 0 for none.
         version: another object for each recording.
     """
 
-    def __init__(self, pipe: Any, image: Tensor, keep: Keep) -> None:
-        self.pipe, self.keep, self.strength, self.version = pipe, keep, 0.0, object()
+    def __init__(self, pipe: Any, image: Tensor, keep: Keep, skips: tuple[Accelerator, ...] = ()) -> None:
+        self.pipe, self.keep, self.skips = pipe, keep, skips
+        self.strength, self.version = 0.0, object()
         self.unet = family(pipe).unet
         self._texts: dict[str, Any] = {}
         with torch.inference_mode():
@@ -148,7 +157,9 @@ class Engine:
         with torch.inference_mode(), ExitStack() as stack:
             moments = self.codec.painted(start, cells)
             encoded = time.perf_counter() - begin
-            stage = stack.enter_context(staged(self.pipe))
+            session = stack.enter_context(attached(self.pipe, *self.skips))
+            stage = session.stage
+            stage.owner = "sparse-edit"
             trace: Trace | TokenTrace
             if isinstance(self.recording, UNetRecording):
                 trace = stack.enter_context(self.recording.editing(stage, self.codec.size, windows_of(cells)))
@@ -165,8 +176,10 @@ class Engine:
         seconds = time.perf_counter() - begin
         clock.seconds["encode"] += encoded
         steps = stage.runs[-1].steps
-        calls = sum(step.calls for step in steps)
-        return Drawn(picture, seconds, clock.stages(seconds), calls, len(steps), trace, decoded, self.version)
+        calls, computed = sum(step.calls for step in steps), sum(step.calls > 0 for step in steps)
+        warned = [f"skipping steps: {text}" for text in session.report().warnings]
+        stages = clock.stages(seconds)
+        return Drawn(picture, seconds, stages, calls, computed, warned, trace, decoded, self.version)
 
     def learn(self, drawn: Drawn, active: Tensor, picture: Tensor, strength: float) -> Undo | None:
         """Make an edited picture the recorded one, up to the strength of its edit; return what takes that back.

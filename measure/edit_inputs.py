@@ -8,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..accelerators import SparseEdit
+from ..accelerators import SparseEdit, check
 from ..pipelines import (
     DTYPES,
+    IncompatibleError,
     InputError,
     UnsupportedError,
     denoisers,
@@ -21,11 +22,13 @@ from ..pipelines import (
     nearest,
     patch_size,
 )
+from ..presets import Recipe
 from .inputs import check_inputs
 from .picture_files import eight_bits, mask_picture
 
 Mode = Literal["prompt", "inpaint", "stroke"]
 MODES = ("prompt", "inpaint", "stroke")
+OUTPUT = "denoiser output"  # the seat of accelerators that leave the inside of the network to the windows
 MOST_PIXELS = 2048 * 2048
 WHOLE = {"budget_bytes": (0, 2**62), "every": (1, 1000), "grow": (0, 512)}
 PAINTED = 2e-2  # a channel that differs by more was painted on
@@ -125,6 +128,25 @@ def check_session(negative: Any, seed: Any, store: Any, **whole: Any) -> None:
         low, high = WHOLE[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"{name} is {value!r}, not a whole number between {low} and {high}")
+
+
+def read_skips(recipe: Any, pipe: Any) -> Recipe:
+    """Return the accelerators that are to skip steps of a sparse edit.
+
+    Raises:
+        KnobError, PresetError: nothing is called so.
+        IncompatibleError: one that reaches into the network, where the windows are.
+        UnsupportedError: one that cannot work with this pipeline.
+    """
+    found = Recipe() if isinstance(recipe, str) and not recipe.strip() else Recipe.of(recipe, pipe)
+    for accelerator in found.accelerators:
+        if accelerator.seat != OUTPUT:
+            raise IncompatibleError(
+                f"{accelerator} takes the {accelerator.seat}, and a sparse edit goes with what takes the {OUTPUT}: "
+                "ab-cache, lemica, fitted-cache, easy-cache or sada; an empty recipe skips no step"
+            )
+    check(found.accelerators, pipe)
+    return found
 
 
 def check_edit(prompt: str, mode: str, strength: float, steps: int, guidance: float | None) -> None:

@@ -27,12 +27,14 @@ class Trace:
     """What the windows of one edit computed: what ``learn`` needs to make the new picture the recorded one.
 
     Attributes:
+        levels: the recording, by noise level.
         room: most bytes that it may take.
         passes: noted step, geometry, and what the window's layers computed.
         nbytes: bytes of that.
         dropped: whether it was more, so that nothing is left of it.
     """
 
+    levels: dict[float, Notes]
     room: int
     passes: list[tuple[Notes, Frame, dict[str, Tensor]]] = field(default_factory=list)
     nbytes: int = 0
@@ -50,7 +52,11 @@ class Trace:
             self.nbytes, self.dropped = 0, True
 
     def learn(self) -> Undo:
-        """Write what was computed into the recording; return what takes that back."""
+        """Write what was computed into the recording; return what takes that back.
+
+        A step that was skipped takes the window of the step that ran with the nearest noise.
+        """
+        self._fill()
         held = [(notes, frame, frame.held(notes)) for notes, frame, _ in self.passes]
         for notes, frame, values in self.passes:
             frame.write(notes, values)
@@ -62,6 +68,14 @@ class Trace:
                 frame.write(notes, old)
 
         return Undo.of(put_back, [tensor for _, _, old in held for tensor in old.values()])
+
+    def _fill(self) -> None:
+        passes = {id(notes): [one for one in self.passes if one[0] is notes] for notes, *_ in self.passes}
+        ran = [level for level, notes in self.levels.items() if id(notes) in passes]
+        for level, notes in self.levels.items():
+            if level not in ran and level <= max(ran, default=0.0):  # noisier ones stay those of the picture before
+                like = self.levels[_nearest(ran, level)]
+                self.passes += [(notes, frame, values) for _, frame, values in passes[id(like)]]
 
 
 class UNetRecording:
@@ -116,7 +130,10 @@ class UNetRecording:
     def editing(self, stage: Stage, size: Sides, boxes: Sequence[Box]) -> Iterator[Trace]:
         """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
         device = next(self.network.parameters()).device
-        frames, trace = [self.windows.frame(size, box, device) for box in boxes], Trace(self.budget - self.nbytes)
+        frames, trace = (
+            [self.windows.frame(size, box, device) for box in boxes],
+            Trace(self._levels, self.budget - self.nbytes),
+        )
         room: Tensor | None = None  # for keys and values
         rooms: list[dict[str, Room]] = [{} for _ in frames]
         taped = self._trusted is not False and not hooked(self.network)
@@ -142,9 +159,7 @@ class UNetRecording:
 
     def _at(self, sigma: float) -> Notes | None:
         """Return the noted step whose noise is nearest."""
-        if not self._levels:
-            return None
-        return self._levels[min(self._levels, key=lambda level: abs(level - sigma))]
+        return self._levels[_nearest(self._levels, sigma)] if self._levels else None
 
     def _windows(self, step: "_Step", frames: Iterable[tuple[Frame, dict[str, Room]]], trace: Trace) -> Tensor:
         call, network, notes = step.call, step.network, step.notes
@@ -202,6 +217,10 @@ class _Step:
     notes: Notes
     taped: bool
     room: Tensor | None
+
+
+def _nearest(levels: Iterable[float], sigma: float) -> float:
+    return min(levels, key=lambda level: abs(level - sigma))
 
 
 def _inputs(call: Call, reads: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:

@@ -19,7 +19,9 @@ from .undo import Undo
 Kept = dict[str, Any]  # "keys": by attention, keys and values; "out": the last layer's output
 
 
-Part = tuple[Tensor, int, Tensor]  # a noted tensor, the dimension of its tokens, and which of them
+Part = tuple[
+    int, Tensor, Tensor
+]  # of a noted tensor: the dimension of its tokens, which of them, and their new values
 
 
 @dataclass(eq=False)
@@ -27,18 +29,20 @@ class TokenTrace:
     """What one edit computed: parts of what was noted, and the new values there.
 
     Attributes:
+        levels: the recording, by noise level and branches.
         rows: the active tokens.
         text_last: whether text tokens stand behind them.
         room: most bytes that it may take.
-        passes: where in the recording, and what was computed.
+        passes: the noted call, and what was computed of each of its tensors.
         nbytes: bytes of that.
         dropped: whether it was more, so that nothing is left of it.
     """
 
+    levels: dict[tuple[float, Any], Kept]
     rows: Tensor
     text_last: bool
     room: int
-    passes: list[tuple[Part, Tensor]] = field(default_factory=list)
+    passes: list[tuple[Kept, list[Part]]] = field(default_factory=list)
     nbytes: int = 0
     dropped: bool = False
 
@@ -46,25 +50,28 @@ class TokenTrace:
         """Take note of a call that computed the active tokens."""
         if self.dropped:
             return
-        tokens = noted["out"].shape[1]
-        pairs = [(noted["out"], fresh["out"], 1)]
-        for name in noted["keys"]:
-            both = zip(noted["keys"][name], fresh["keys"][name], strict=True)
-            pairs += [(old, new, old.ndim - 2) for old, new in both]
-        for old, new, dim in pairs:
-            rows = self.rows.to(new.device) + (0 if self.text_last else old.shape[dim] - tokens)
-            self.passes.append(((old, dim, rows.to(old.device)), new.index_select(dim, rows).to(old)))
-            self.nbytes += self.passes[-1][1].nbytes
+        parts: list[Part] = []
+        for old, new in zip(_tensors(noted), _tensors(fresh), strict=True):
+            dim = 1 if old is noted["out"] else old.ndim - 2
+            rows = self.rows.to(new.device) + (0 if self.text_last else old.shape[dim] - noted["out"].shape[1])
+            parts.append((dim, rows.to(old.device), new.index_select(dim, rows).to(old)))
+        self.passes.append((noted, parts))
+        self.nbytes += sum(new.nbytes for *_, new in parts)
         if self.nbytes > self.room:
             self.passes.clear()
             self.nbytes, self.dropped = 0, True
 
     def learn(self) -> Undo:
-        """Write what was computed into the recording; return what takes that back."""
+        """Write what was computed into the recording; return what takes that back.
+
+        A step that was skipped takes the tokens of the step that ran with the nearest noise.
+        """
+        self._fill()
         held = []
-        for (whole, dim, rows), new in self.passes:
-            held.append((whole, dim, rows, whole.index_select(dim, rows)))
-            whole.index_copy_(dim, rows, new)
+        for noted, parts in self.passes:
+            for whole, (dim, rows, new) in zip(_tensors(noted), parts, strict=True):
+                held.append((whole, dim, rows, whole.index_select(dim, rows)))
+                whole.index_copy_(dim, rows, new)
         self.passes.clear()
         self.nbytes = 0
 
@@ -73,6 +80,15 @@ class TokenTrace:
                 whole.index_copy_(dim, rows, before)
 
         return Undo.of(put_back, [before for *_, before in held])
+
+    def _fill(self) -> None:
+        passes = {id(noted): parts for noted, parts in self.passes}
+        ran = [key for key, noted in self.levels.items() if id(noted) in passes]
+        for (level, branches), noted in self.levels.items():
+            known = [other for other, its in ran if its == branches]
+            if (level, branches) not in ran and level <= max(known, default=0.0):  # noisier ones stay as they were
+                like = min(known, key=lambda other: abs(other - level))
+                self.passes.append((noted, passes[id(self.levels[like, branches])]))
 
 
 class TokenRecording:
@@ -141,7 +157,7 @@ class TokenRecording:
     def editing(self, stage: Stage, rows: Tensor) -> Iterator[TokenTrace]:
         """Let the runs of *stage* compute the image tokens of these *rows*; the rest is the recording's."""
         text_last = stage.family.text == "last" or stage.family.text is None
-        trace = TokenTrace(rows, text_last, self.budget - self.nbytes)
+        trace = TokenTrace(self._levels, rows, text_last, self.budget - self.nbytes)
         on = next(self.network.parameters())
 
         now: list[tuple[Kept, Kept]] = []  # what the call that is under way reads, and its copy that it writes to
@@ -188,5 +204,9 @@ class _Chosen:
         return self.rows
 
 
+def _tensors(kept: Kept) -> list[Tensor]:
+    return [kept["out"], *(part for pair in kept["keys"].values() for part in pair)]
+
+
 def _bytes(kept: Kept) -> int:
-    return kept["out"].nbytes + sum(part.nbytes for pair in kept["keys"].values() for part in pair)
+    return sum(part.nbytes for part in _tensors(kept))

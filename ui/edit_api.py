@@ -7,7 +7,7 @@ import gradio as gr
 
 from .api import MODEL, plainly
 from .edit_jobs import FileJob, uploaded
-from .edit_settings import START, EditSettings
+from .edit_settings import SKIPS, START, EditSettings
 
 
 def endpoint() -> None:
@@ -25,6 +25,7 @@ def endpoint() -> None:
             gr.Number(4.0, label="guidance"),
             gr.Number(0, label="seed"),
             gr.Checkbox(False, label="sparse"),
+            gr.Textbox(SKIPS, label="recipe"),
         ]
         outputs = [gr.JSON(label="numbers"), gr.Image(label="picture", format="png")]
         gr.Button("edit").click(edit, inputs, outputs, api_name="edit", **MODEL)
@@ -42,6 +43,7 @@ def edit(  # noqa: PLR0917 - each is an argument of the endpoint
     guidance: float = 4.0,
     seed: int = 0,
     sparse: bool = False,
+    recipe: str = SKIPS,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """Change the part of a picture that a mask shows; outside it every pixel stays as it is.
 
@@ -59,6 +61,7 @@ def edit(  # noqa: PLR0917 - each is an argument of the endpoint
         seed: Seed of the noise, 0 to 2**63 - 1.
         sparse: Compute around the mask only. The recording that this takes first does not repay itself in one edit, so
             that an edit computes the whole picture, as diffusers does, unless asked.
+        recipe: What skips steps of the sparse edit: accelerators that predict the network's output; empty skips none.
 
     Returns:
         The numbers: lane ("sparse", "dense", or "none" for an empty mask), the reason for it, seconds, part of the
@@ -70,7 +73,7 @@ def edit(  # noqa: PLR0917 - each is an argument of the endpoint
     from deadheat import InputError
 
     with plainly():
-        settings = EditSettings("", prompt, mode, strength, model, shows, steps, guidance, seed, 0).checked()
+        settings = EditSettings("", prompt, mode, strength, model, shows, steps, guidance, seed, 0, recipe).checked()
         if not isinstance(sparse, bool):
             raise InputError(f"sparse is {sparse!r}, not true or false")
         job = FileJob(settings, files=uploaded(settings, (image, mask)), sparse=sparse)

@@ -12,7 +12,7 @@ import gradio as gr
 from . import desks, jobs
 from .controls import model_choice
 from .edit_jobs import EditJob
-from .edit_settings import START, EditSettings
+from .edit_settings import SKIPS, START, EditSettings
 from .page import OVER, PRIVATE, RUNS, checked, friendly, last_word
 from .settings import MOST_REPEATS, MOST_STEPS, offered
 
@@ -114,6 +114,7 @@ def _more(shows: str) -> list[Any]:
         gr.Slider(
             0, MOST_REPEATS, 3, step=1, label="Timed rounds", info="0: the sparse edit alone", elem_id="edit-rounds"
         ),
+        gr.Textbox(SKIPS, label="Skipped steps", info="of the sparse edit; empty: none", elem_id="edit-recipe"),
     ]
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .settings import MOST_REPEATS, MOST_STEPS, Settings
+from .settings import MOST_REPEATS, MOST_STEPS, Settings, check_recipe, words
 
 START = "pocket-unet"
+SKIPS = "ab-cache:every=2"  # the library's own; importing it takes seconds, which the first page does not wait for
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class EditSettings:
         shows: what the picture shows.
         steps, guidance, seed: as ``EditSession`` takes them.
         rounds: how often dense and sparse are timed; 0 makes the sparse edit alone.
+        recipe: what skips steps of the sparse edit; "" skips none.
     """
 
     paper: str
@@ -34,10 +36,12 @@ class EditSettings:
     guidance: float = 4.0
     seed: int = 0
     rounds: int = 3
+    recipe: str = SKIPS
 
     def session(self) -> dict[str, Any]:
         """Return the arguments for ``EditSession``."""
-        return {"prompt": self.shows, "steps": self.steps, "guidance": self.guidance, "seed": self.seed}
+        how = {"steps": self.steps, "guidance": self.guidance, "seed": self.seed}
+        return {"prompt": self.shows, **how, "recipe": self.recipe}
 
     def key(self) -> list[Any]:
         """Return what makes two edits the same but for the painting, in the order of the page's controls."""
@@ -76,6 +80,7 @@ class EditSettings:
             "guidance": other["guidance"],
             "seed": other["seed"],
             "rounds": lambda: _check_rounds(self.rounds),
+            "recipe": lambda: _check_skips(self.recipe, self.model),
         }
 
     def checked(self) -> "EditSettings":
@@ -86,7 +91,7 @@ class EditSettings:
         """
         for test in self.checks().values():
             test()
-        words = replace(self, prompt=self.prompt or "", shows=self.shows or "")
+        words = replace(self, prompt=self.prompt or "", shows=self.shows or "", recipe=(self.recipe or "").strip())
         return replace(words, steps=int(self.steps), seed=int(self.seed), rounds=int(self.rounds))
 
     def complaints(self) -> list[str]:
@@ -107,6 +112,11 @@ def _steps(steps: Any) -> int:
     """Return the steps to check a strength with; what is no number of steps is complained about by its own field."""
     good = isinstance(steps, (int, float)) and not isinstance(steps, bool) and 1 <= steps <= MOST_STEPS
     return int(steps) if good else MOST_STEPS
+
+
+def _check_skips(recipe: Any, model: Any) -> None:
+    if words("recipe", recipe or "").strip():
+        check_recipe(recipe, model)
 
 
 def _check_rounds(rounds: Any) -> None:

@@ -193,7 +193,7 @@ def snippet(settings: EditSettings, system: Mapping[str, Any]) -> str:
             f"pipe = {load_code(settings.model, system)}",
             "session = EditSession(",
             f"    pipe, picture, prompt={settings.shows!r}, steps={settings.steps},",
-            f"    guidance={settings.guidance:g}, seed={settings.seed},",
+            f"    guidance={settings.guidance:g}, seed={settings.seed}, recipe={settings.recipe!r},",
             ")",
             "edit = session.edit(",
             f'    painting.getchannel("A"), {settings.prompt!r},',

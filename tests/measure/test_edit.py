@@ -1,5 +1,6 @@
 """Edits of a picture: nothing outside the mask changes, full and empty masks, undo, budgets, and bad input."""
 
+import argparse
 import gc
 import json
 import weakref
@@ -10,18 +11,38 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from deadheat.accelerators import ABCache
 from deadheat.measure import EditSession, compare, edit
+from deadheat.measure.edit import SKIPS
 from deadheat.measure.edit_cost import Cost
 from deadheat.measure.edit_engine import Engine
 from deadheat.measure.edit_inputs import cells, pixels, read_picture
-from deadheat.pipelines import Cancelled, InputError, UnsupportedError, for_task, load, preview
+from deadheat.pipelines import (
+    Cancelled,
+    IncompatibleError,
+    InputError,
+    KnobError,
+    UnsupportedError,
+    for_task,
+    load,
+    preview,
+)
+from deadheat.pipelines.recording import Trace
+from deadheat.pipelines.token_recording import TokenTrace
 from deadheat.pipelines.undo import Undo
+from deadheat.ui import edit_settings
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from PIL import Image
+
+from deadheat import _edit
 
 from ..families import FAMILIES, leftovers
 
 STEPS = 6
+FOX = (
+    "a cat above a mushroom on a striped purple background",  # what it is to become
+    "a fox above a mushroom on a striped teal background",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +58,10 @@ def pipe():
 
 def picture(seed: int = 0, side: int = 64) -> torch.Tensor:
     return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def fox() -> torch.Tensor:
+    return read_picture(Image.open(Path(__file__).parents[2] / "assets" / "recorded" / "edit" / "fox.png"), 8)
 
 
 def square(top: int = 20, left: int = 20, side: int = 8, of: int = 64) -> torch.Tensor:
@@ -182,14 +207,13 @@ def test_strokes_inpainting_and_prompts(pipe):
     ],
 )
 def test_the_second_edit_knows_the_first(name: str, strength: float, first, second, monkeypatch):
-    pipe, prompt = load(name, device="cpu"), "a cat above a mushroom on a striped purple background"
-    fox = read_picture(Image.open(Path(__file__).parents[2] / "assets" / "recorded" / "edit" / "fox.png"), 8)
+    pipe, prompt, shown = load(name, device="cpu"), *FOX
     masks = [torch.zeros(128, 128, dtype=torch.bool) for _ in range(2)]
     masks[0][first] = masks[1][second] = True
-    settings = {"prompt": "a fox above a mushroom on a striped teal background", "steps": 8, "store": "float32"}
+    settings = {"prompt": shown, "steps": 8, "store": "float32"}
 
     def both():
-        session = EditSession(pipe, fox, **settings)
+        session = EditSession(pipe, fox(), **settings)
         session.edit(masks[0], prompt, strength=strength)
         made = session.edit(masks[1], prompt, strength=strength, keep=False)
         assert (made.lane, made.stages["record"]) == ("sparse", 0.0)
@@ -201,6 +225,88 @@ def test_the_second_edit_knows_the_first(name: str, strength: float, first, seco
     ignorant = both()
     off, without = ((one.image - scratch.image)[:, scratch.mask].abs().mean() for one in (made, ignorant))
     assert off < 0.7 * without, (off, without)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "strength", "where"),
+    [
+        ("pocket-unet", 28, 0.2, [(slice(64), slice(40, 104)), (slice(24, 32), slice(56, 64))]),
+        ("pocket-dit", 24, 0.3, [(slice(8, 56), slice(40, 88)), (slice(24, 40), slice(56, 72))]),
+    ],
+)
+def test_steps_that_an_edit_skipped_know_it_too(name: str, steps: int, strength: float, where, monkeypatch):
+    pipe, prompt, shown = load(name, device="cpu"), *FOX
+    masks = [torch.zeros(128, 128, dtype=torch.bool) for _ in where]
+    for mask, part in zip(masks, where, strict=True):
+        mask[part] = True
+    settings = {"prompt": shown, "steps": steps, "store": "float32", "recipe": "ab-cache:every=3"}
+
+    def second():
+        session = EditSession(pipe, fox(), **settings)
+        session.edit(masks[0], prompt, strength=0.8)
+        return session.edit(masks[1], prompt, strength=strength, keep=False)  # at noise levels that were skipped
+
+    made = second()
+    scratch = EditSession(pipe, made.base, **settings).edit(masks[1], prompt, strength=strength)
+    for trace in (Trace, TokenTrace):
+        monkeypatch.setattr(trace, "_fill", lambda self: None)  # those that ran alone
+    off, without = ((one.image - scratch.image)[:, scratch.mask].abs().mean() for one in (made, second()))
+    assert off < 0.75 * without, (off, without)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd3"])
+def test_a_recipe_skips_steps_of_the_sparse_edit(name: str):
+    family = FAMILIES[name]
+    pipe, image = family.build(), picture(side=64)
+    before, plain = leftovers(pipe), family.call(pipe)
+
+    def session(recipe) -> EditSession:
+        return EditSession(pipe, image, prompt="a red cube", steps=20, guidance=4.0, store="float32", recipe=recipe)
+
+    asked = {"strength": 1.0, "keep": False}
+    whole, neutral = (session(recipe).edit(square(), "a blue ball", **asked) for recipe in ("", ABCache(every=1)))
+    assert torch.equal(whole.image, neutral.image)
+    assert whole.calls == neutral.calls == 2 * 20
+    assert any("runs the network at every step" in text for text in neutral.warnings)
+    skipping = session("ab-cache:every=3")
+    made = skipping.edit(square(), "a blue ball", **asked)
+    assert made.calls == 2 * len(ABCache(every=3).computed(20))
+    assert torch.equal(made.image[:, ~made.mask], image[:, ~made.mask])
+    assert not any("skipping" in text for text in made.warnings)
+    assert made.expected_speedup > 1.3 * whole.expected_speedup
+    assert skipping.edit(square(), "a blue ball", dense=True, **asked).calls == 2 * 20
+    assert leftovers(pipe) == before
+    assert torch.equal(family.call(pipe), plain)
+    kept = skipping.edit(square(), "a blue ball", strength=1.0)
+    skipping.edit(square(0, 40), "a blue ball", strength=0.5)
+    skipping.undo()
+    skipping.undo()
+    again = skipping.edit(square(), "a blue ball", **asked)
+    assert again.stages["record"] == 0
+    torch.testing.assert_close(again.image, kept.image, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error", "said"),
+    [
+        ("ab-cash", KnobError, "ab-cache"),
+        ("ab-cache:place=deep", IncompatibleError, "takes the deep part of the UNet, and a sparse edit goes with"),
+        ("guidance-interval", IncompatibleError, "takes the guidance"),
+        ("ab-cache + lemica", IncompatibleError, "both take the denoiser output"),
+        (3, KnobError, "3 is no recipe"),
+        ("teacache", IncompatibleError, "an empty recipe skips no step"),
+    ],
+)
+def test_what_cannot_skip_steps_of_an_edit(pipe, recipe, error: type[Exception], said: str):
+    with pytest.raises(error, match=said):
+        EditSession(pipe, picture(), recipe=recipe)
+
+
+def test_the_page_and_the_command_skip_what_the_library_skips(pipe):
+    assert SKIPS == edit_settings.SKIPS == str(EditSession(pipe, picture()).recipe)
+    parser = argparse.ArgumentParser()
+    _edit.takes_edit(parser)
+    assert parser.parse_args(["sd15", "--image", "a", "--mask", "b", "--out", "c.png"]).recipe == SKIPS
 
 
 def test_recordings_that_are_gone_are_not_held(pipe):
