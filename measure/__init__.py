@@ -5,9 +5,10 @@ from .cells import Sweep, is_sweep
 from .chart import Spot, chart
 from .compare import compare
 from .doctor import doctor
-from .edit import EditEvent, EditSession, edit, edit_once
+from .edit import edit, edit_once
 from .edit_inputs import MODES, check_edit, read_mask, usual_size
 from .edit_result import Cover, Edit, EditComparison
+from .edit_session import EditEvent, EditSession
 from .environment import environment, hardware
 from .fit import best_steps, fit_cache, fitted, record
 from .grammar import expand, numbers

@@ -13,10 +13,10 @@ import torch
 from accelerate import cpu_offload
 from deadheat.accelerators import ABCache
 from deadheat.measure import EditSession, compare, edit
-from deadheat.measure.edit import SKIPS
 from deadheat.measure.edit_cost import Cost
 from deadheat.measure.edit_engine import Engine
 from deadheat.measure.edit_inputs import cells, pixels, read_picture
+from deadheat.measure.edit_session import SKIPS
 from deadheat.pipelines import (
     Cancelled,
     IncompatibleError,
