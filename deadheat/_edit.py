@@ -52,9 +52,10 @@ def _said(made: Any) -> str:
     recorded = made.stages.get("record", 0.0)
     once = f", after {recorded:.2f} s for recording the picture, once" if recorded else ""
     why = f" ({made.reason})" if made.reason else ""
+    skips = f" (steps skipped by {made.recipe})" if made.recipe else ""
     return (
         f"{made.lane} edit{why}: {made.seconds:.2f} s{once}; {made.active:.1%} of the picture computed in "
-        f"{made.calls} network calls; outside the mask every pixel is as it was"
+        f"{made.calls} network calls{skips}; outside the mask every pixel is as it was"
     )
 
 

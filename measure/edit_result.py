@@ -31,6 +31,7 @@ class Edit:
         memory: bytes of the base picture's activations.
         warnings: sentences that the user should read.
         expected_speedup: what was predicted before it ran, over the dense edit.
+        recipe: what was to skip steps; empty for none.
         drawn: what the session needs to go on from here; gone once it has.
     """
 
@@ -49,6 +50,7 @@ class Edit:
     memory: int = 0
     warnings: list[str] = field(default_factory=list)
     expected_speedup: float = 1.0
+    recipe: str = ""
     drawn: Any = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -383,6 +383,7 @@ class EditSession:
         made.seconds, made.stages = drawn.seconds, {"record": recorded} | drawn.stages
         made.active, made.calls, made.memory = cover.active, drawn.calls, self.memory
         made.expected_speedup, made.drawn = cover.speedup, drawn
+        made.recipe = str(self.recipe) if self.recipe.accelerators else ""
         made.warnings = self._warnings(recorded) + drawn.warnings
         if self._engine.recording.settled:
             self.cost.sparse_took(cover.active, drawn.stages["denoise"], drawn.computed)

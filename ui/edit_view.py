@@ -61,7 +61,7 @@ def about(done: Any, settings: EditSettings) -> str:
     edit = done.kept
     how = {"prompt": "new prompt", "inpaint": "from noise", "stroke": "strokes"}[edit.mode]
     where = hardware_text(environment(done.pipe))
-    skips = f", steps skipped by {settings.recipe}" if settings.recipe and edit.lane == "sparse" else ""
+    skips = f", steps skipped by {edit.recipe}" if edit.recipe else ""
     return (
         f"“{edit.prompt}” · {how}, strength {edit.strength:g}, {settings.steps} steps, "
         f"guidance {settings.guidance:g}, seed {settings.seed}{skips} · {settings.model} on {where}"

@@ -271,6 +271,7 @@ def test_a_recipe_skips_steps_of_the_sparse_edit(name: str):
     skipping = session("ab-cache:every=3")
     made = skipping.edit(square(), "a blue ball", **asked)
     assert made.calls == 2 * len(ABCache(every=3).computed(20))
+    assert (made.recipe, whole.recipe) == ("ab-cache", "")
     assert torch.equal(made.image[:, ~made.mask], image[:, ~made.mask])
     assert not any("skipping" in text for text in made.warnings)
     assert made.expected_speedup > 1.3 * whole.expected_speedup
