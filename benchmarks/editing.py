@@ -99,9 +99,7 @@ def command() -> argparse.ArgumentParser:
     parser.add_argument("--areas", type=float, nargs="+", default=AREAS)
     parser.add_argument("--size", type=int, help="enlarge the picture to so many pixels a side first")
     parser.add_argument("--budget", type=float, default=4.0, help="GiB for the recording")
-    parser.add_argument(
-        "--recipe", default="ab-cache:every=2", help='what skips steps of the sparse edit; "": nothing'
-    )
+    parser.add_argument("--recipe", default="ab-cache", help='what skips steps of the sparse edit; "": nothing')
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser
 

@@ -211,9 +211,8 @@ def takes_edit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        default="ab-cache:every=2",
-        help='what skips steps of a sparse edit, accelerators of the network output; "" skips none '
-        "(default ab-cache:every=2)",
+        default="ab-cache",
+        help='what skips steps of a sparse edit, accelerators of the network output; "" skips none (default ab-cache)',
     )
     parser.add_argument("--repeats", type=int, default=0, help="time dense and sparse so often first (default 0: no)")
     parser.add_argument("--fit", action="store_true", help="crop and scale all pictures to the model's size")

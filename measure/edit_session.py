@@ -30,7 +30,7 @@ from .edit_result import Cover, Edit, EditComparison
 from .inputs import check_inputs
 from .timing import after_each_step
 
-SKIPS = "ab-cache:every=2"  # what skips steps of a sparse edit unless asked for something else
+SKIPS = "ab-cache"  # what skips steps of a sparse edit unless asked for something else
 MOST_LEARNED = 0.5  # parts of the picture that edits changed, in sum; beyond, the recording's statistics are another's
 
 

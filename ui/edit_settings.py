@@ -8,7 +8,7 @@ from typing import Any
 from .settings import MOST_REPEATS, MOST_STEPS, Settings, check_recipe, words
 
 START = "pocket-unet"
-SKIPS = "ab-cache:every=2"  # the library's own; importing it takes seconds, which the first page does not wait for
+SKIPS = "ab-cache"  # the library's own; importing it takes seconds, which the first page does not wait for
 
 
 @dataclass(frozen=True)
