@@ -41,17 +41,19 @@ from .truth import rendered
 
 STEPS, GUIDANCE, SCALES = 28, 4.0, (2.0, 4.0, 6.0, 8.0)
 TEXTS = {
-    "no guidance": "guidance-interval:stop=0",
+    "no guidance": "guidance-interval:start=0,stop=0",
     "adapter": "guidance-adapter",
     "adapter, real for a tenth": "guidance-adapter:after=0.1",
     "adapter x ab-cache/2": "guidance-adapter + ab-cache:every=2",
     "adapter x ab-cache/3": "guidance-adapter + ab-cache:every=3",
     "adapter x ab-cache/4": "guidance-adapter + ab-cache:every=4",
     "adapter x ab-cache/5": "guidance-adapter + ab-cache:every=5",
+    "adapter x ab-cache/6": "guidance-adapter + ab-cache:every=6",
     "adapter x lemica": "guidance-adapter + lemica",
     "ab-cache/3": "ab-cache:every=3",
     "guidance-interval": "guidance-interval",
-    "guidance-interval to a half": "guidance-interval:stop=0.5",
+    "guidance-interval to a half": "guidance-interval:start=0,stop=0.5",
+    "guidance-interval, nearly all": "guidance-interval:start=0,stop=0.8",
     "adaptive-guidance": "adaptive-guidance",
     "adaptive-guidance, never anew": "adaptive-guidance:again=0",
     "guidance-cache": "guidance-cache",

@@ -41,7 +41,7 @@ RECIPES = (
     "faster-cache",
     "token-merging",
     "region-adaptive",
-    "guidance-interval",
+    "guidance-interval:start=0,stop=0.8",
     "guidance-cutoff",
     "guidance-cache",
     "guidance-adapter",
@@ -49,9 +49,9 @@ RECIPES = (
     "adaptive-guidance",
     "bottleneck",
     "progressive-resolution",
-    "guidance-interval + ab-cache:every=2..4",
-    "guidance-interval + first-block-cache:threshold=0.2",
-    "guidance-interval + teacache:threshold=0.2",
+    "guidance-interval:start=0,stop=0.8 + ab-cache:every=2..4",
+    "guidance-interval:start=0,stop=0.8 + first-block-cache:threshold=0.2",
+    "guidance-interval:start=0,stop=0.8 + teacache:threshold=0.2",
 )
 
 

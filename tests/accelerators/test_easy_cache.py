@@ -107,6 +107,9 @@ def test_a_branch_that_begins_late(on: str):
     """It runs alone at a step at which the branch that decides is skipped."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
-    with executed(tiny, pipe) as seen, attached(pipe, GuidanceInterval(start=0.3), EasyCache(threshold=2.0, warmup=2)):
+    with (
+        executed(tiny, pipe) as seen,
+        attached(pipe, GuidanceInterval(start=0.3, stop=0.8), EasyCache(threshold=2.0, warmup=2)),
+    ):
         assert torch.isfinite(tiny.call(pipe, 12)).all()
     assert seen.samples < tiny.samples(12)

@@ -165,7 +165,7 @@ def test_with_a_guidance_interval(on: str, order: int):
     """Where guidance ends, nothing is rebuilt that is no longer there: the branches are equal, as they would be."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
-    interval = GuidanceInterval(stop=0.5)
+    interval = GuidanceInterval(start=0.0, stop=0.5)
     with attached(pipe, interval):
         plain = tiny.call(pipe, 10)
     before = leftovers(pipe)

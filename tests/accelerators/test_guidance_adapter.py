@@ -163,7 +163,11 @@ def test_guidance_of_three_parts_is_left_as_it_is(other: str, tmp_path):
     tiny = FAMILIES["sd15"]
     pipe = StableDiffusionPAGPipeline(**tiny.build().components, pag_applied_layers="mid")
     plain = tiny.call(pipe, STEPS)
-    recipe = GuidanceInterval(stop=0.5) if other == "interval" else GuidanceAdapter(weights=saved(pipe, tmp_path))
+    recipe = (
+        GuidanceInterval(start=0.0, stop=0.5)
+        if other == "interval"
+        else GuidanceAdapter(weights=saved(pipe, tmp_path))
+    )
     with executed(tiny, pipe) as seen, attached(pipe, recipe) as session:
         assert torch.equal(tiny.call(pipe, STEPS), plain)
     assert seen.batches == [3] * STEPS

@@ -52,7 +52,7 @@ def test_without_guidance_it_is_idle(on: str):
     family = FAMILIES[on]
     pipe = family.build()
     plain = family.call(pipe, 4, **family.unguided)
-    with attached(pipe, GuidanceInterval(start=0.1)) as session:
+    with attached(pipe, GuidanceInterval(start=0.1, stop=0.8)) as session:
         assert torch.equal(plain, family.call(pipe, 4, **family.unguided))
     (warning,) = session.report().warnings
     assert "nothing was skipped" in warning
@@ -74,7 +74,7 @@ def test_the_interval_in_sigma(on: str):
     """As EDM counts it: the noise of a flow, which goes from 1 to 0, is taken as a ratio."""
     tiny = FAMILIES[on]
     pipe = tiny.build()
-    method = GuidanceInterval(stop=1.0, lowest=0.28, highest=5.42)
+    method = GuidanceInterval(start=0.0, stop=1.0, lowest=0.28, highest=5.42)
     with executed(tiny, pipe) as seen, attached(pipe, method) as session:
         tiny.call(pipe, 12)
     steps = session.report().steps

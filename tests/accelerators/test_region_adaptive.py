@@ -174,7 +174,7 @@ def test_the_metric_is_of_the_guided_output():
 
 @pytest.mark.parametrize("on", ["sd3", "flux"])
 @pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
-@pytest.mark.parametrize("other", [ABCache(every=2, warmup=2), GuidanceInterval(stop=0.5)], ids=str)
+@pytest.mark.parametrize("other", [ABCache(every=2, warmup=2), GuidanceInterval(start=0.0, stop=0.5)], ids=str)
 def test_goes_with_caches_of_the_output(other, order: int, on: str):
     tiny = FAMILIES[on]
     pipe = tiny.build()

@@ -401,7 +401,10 @@ def test_switching_guidance_is_a_new_beginning(on: str, order: int):
     tiny = FAMILIES[on]
     pipe = tiny.build()
     sada = SADA(coefficients="code", start=0.0, stop=1.0, most=1)
-    with executed(tiny, pipe) as seen, attached(pipe, *[sada, GuidanceInterval(stop=0.5)][::order]) as session:
+    with (
+        executed(tiny, pipe) as seen,
+        attached(pipe, *[sada, GuidanceInterval(start=0.0, stop=0.5)][::order]) as session,
+    ):
         assert torch.isfinite(tiny.call(pipe, 16)).all()
     report = session.report()
     assert report.calls == seen.samples

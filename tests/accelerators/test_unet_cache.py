@@ -165,7 +165,9 @@ def test_the_decoder_runs_on_the_encoders_last_features(pipe, unet):
 
 
 @pytest.mark.parametrize("on", ["sd15", "sdxl"])
-@pytest.mark.parametrize("outer", [(), (GuidanceInterval(stop=0.6),), (ABCache(order=1, every=2, warmup=1),)], ids=str)
+@pytest.mark.parametrize(
+    "outer", [(), (GuidanceInterval(start=0.0, stop=0.6),), (ABCache(order=1, every=2, warmup=1),)], ids=str
+)
 def test_decoders_that_run_together_give_what_they_give_alone(on: str, outer):
     tiny, outs, reports = FAMILIES[on], [], []
     pipe = tiny.build()
