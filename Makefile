@@ -21,7 +21,7 @@ app: .venv/.installed  ## open the browser app
 test: .venv/.installed-test  ## run the tests; those of the page use a Chromium of this machine
 ifeq ($(ARGS),)
 	$(python) -m pytest -q -n 2 --dist loadgroup $(addprefix --ignore=,$(pages))
-	$(python) -m pytest -q $(pages)  # by themselves: a page waits for nobody
+	$(python) -m pytest -q -n 2 --dist loadfile $(pages)  # by themselves: a page waits for nobody
 else
 	$(python) -m pytest -q $(ARGS)
 endif
