@@ -35,7 +35,7 @@ class AdaptiveGuidance(LessGuidance):
     ``threshold=1`` never ends guidance. The paper's threshold for predictions is 0.991.
 
     Drawn one at a time (in a batch the least alike branches decide for all), 64 pictures at guidance 4 lost 0.8 points
-    of adherence on pocket-dit and none on pocket-unet with the defaults, at 40 dB; 6.3 and 6.5 points at 26 dB with
+    of adherence on pocket-dit and none on pocket-unet with the defaults, at 39 dB; 6.3 and 6.5 points at 26 dB with
     ``again=0`` (`benchmarks/guidance.py`). Nearer to the same picture is plainly fewer steps.
 
     >>> str(AdaptiveGuidance(threshold=0.99, rebuild="none"))

@@ -11,7 +11,7 @@ one at a time (in a batch, the least alike branches decide for all), and seconds
 
     python -m benchmarks.guidance pocket-dit --part quality --pictures 64 --batch 1 --scales 4
       --name guidance-one-pocket-dit --lanes "no guidance" adapter "adapter, real for a tenth" guidance-cache/4
-      adaptive-guidance "adaptive-guidance, never anew"
+      adaptive-guidance "adaptive-guidance, never anew" guidance-interval
     python -m benchmarks.guidance pocket-unet --part seconds --prompts 2 --repeats 21
       --name guidance-pocket-unet-seconds --lanes adapter "adapter x ab-cache/5" "adapter x ab-cache/6"
       guidance-interval adaptive-guidance guidance-cache/4
