@@ -74,7 +74,7 @@ class Trace:
         ran = [level for level, notes in self.levels.items() if id(notes) in passes]
         for level, notes in self.levels.items():
             if level not in ran and level <= max(ran, default=0.0):  # noisier ones stay those of the picture before
-                like = self.levels[_nearest(ran, level)]
+                like = self.levels[nearest(ran, level)]
                 self.passes += [(notes, frame, values) for _, frame, values in passes[id(like)]]
 
 
@@ -130,10 +130,8 @@ class UNetRecording:
     def editing(self, stage: Stage, size: Sides, boxes: Sequence[Box]) -> Iterator[Trace]:
         """Let the runs of *stage* compute these windows of latents of this *size*; the rest is the recording's."""
         device = next(self.network.parameters()).device
-        frames, trace = (
-            [self.windows.frame(size, box, device) for box in boxes],
-            Trace(self._levels, self.budget - self.nbytes),
-        )
+        frames = [self.windows.frame(size, box, device) for box in boxes]
+        trace = Trace(self._levels, self.budget - self.nbytes)
         room: Tensor | None = None  # for keys and values
         rooms: list[dict[str, Room]] = [{} for _ in frames]
         taped = self._trusted is not False and not hooked(self.network)
@@ -159,7 +157,7 @@ class UNetRecording:
 
     def _at(self, sigma: float) -> Notes | None:
         """Return the noted step whose noise is nearest."""
-        return self._levels[_nearest(self._levels, sigma)] if self._levels else None
+        return self._levels[nearest(self._levels, sigma)] if self._levels else None
 
     def _windows(self, step: "_Step", frames: Iterable[tuple[Frame, dict[str, Room]]], trace: Trace) -> Tensor:
         call, network, notes = step.call, step.network, step.notes
@@ -219,7 +217,8 @@ class _Step:
     room: Tensor | None
 
 
-def _nearest(levels: Iterable[float], sigma: float) -> float:
+def nearest(levels: Iterable[float], sigma: float) -> float:
+    """Return the noise level that is nearest to *sigma*."""
     return min(levels, key=lambda level: abs(level - sigma))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .asked import guidance_scale
 from .call import Around, Call, Link, Network
 from .families import family
-from .recording import DTYPES
+from .recording import DTYPES, nearest
 from .stage import Stage
 from .tokens import Held, around_tokens
 from .undo import Undo
@@ -19,9 +19,7 @@ from .undo import Undo
 Kept = dict[str, Any]  # "keys": by attention, keys and values; "out": the last layer's output
 
 
-Part = tuple[
-    int, Tensor, Tensor
-]  # of a noted tensor: the dimension of its tokens, which of them, and their new values
+Part = tuple[int, Tensor, Tensor]  # of a noted tensor: dimension of its tokens, which of them, their new values
 
 
 @dataclass(eq=False)
@@ -87,8 +85,7 @@ class TokenTrace:
         for (level, branches), noted in self.levels.items():
             known = [other for other, its in ran if its == branches]
             if (level, branches) not in ran and level <= max(known, default=0.0):  # noisier ones stay as they were
-                like = min(known, key=lambda other: abs(other - level))
-                self.passes.append((noted, passes[id(self.levels[like, branches])]))
+                self.passes.append((noted, passes[id(self.levels[nearest(known, level), branches])]))
 
 
 class TokenRecording:
