@@ -107,15 +107,20 @@ def test_a_recorded_result_stands_there_before_the_first_run(page: "Page"):
     assert page.evaluate("document.querySelector('.dh-base').naturalWidth") == 128
 
 
-def test_what_is_typed_as_the_page_comes_alive_stays(chromium: "Browser", url: str):
+def _far(chromium: "Browser", url: str) -> "Page":
+    """Open the page of a server that takes 0.7 seconds to answer."""
     page = chromium.new_page()
     page.set_default_timeout(HOUR)
-
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
     far = {"offline": False, "latency": 700, "downloadThroughput": -1, "uploadThroughput": -1}
     network.send("Network.emulateNetworkConditions", far)
     page.goto(url)
+    return page
+
+
+def test_what_is_typed_as_the_page_comes_alive_stays(chromium: "Browser", url: str):
+    page = _far(chromium, url)
     page.fill("#recipe textarea, #recipe input", "ab-cache:every=3")
     page.wait_for_selector("#first-of")
     page.wait_for_timeout(2500)
@@ -130,6 +135,27 @@ def test_what_is_typed_as_the_page_comes_alive_stays(chromium: "Browser", url: s
     assert page.input_value("#first-every input") == "4"
     _choose(page, "preset", "balanced")
     _recipe_becomes(page, "balanced")
+    page.close()
+
+
+def test_a_knob_that_is_moved_at_once_stays(chromium: "Browser", url: str):
+    page = _far(chromium, url)
+    page.wait_for_selector("#first-of")
+    _type(page, "#recipe textarea, #recipe input", "ab-cache:every=5")
+    page.wait_for_selector("#first-every input[type=number]")
+    _type(page, "#first-every input[type=number]", "4")
+    for _ in range(12):
+        assert page.input_value("#first-every input[type=number]") == "4"
+        assert page.input_value("#recipe textarea, #recipe input") == "ab-cache:every=4"
+        page.wait_for_timeout(300)
+    _choose(page, "first", "EasyCache")
+    assert page.input_value("#recipe textarea, #recipe input") == "easy-cache"
+    if page.locator("#first-every").count():  # a knob of what is gone in a moment
+        _type(page, "#first-every input[type=number]", "2")
+    for _ in range(12):
+        assert page.input_value("#recipe textarea, #recipe input") == "easy-cache"
+        page.wait_for_timeout(300)
+    assert page.locator("#first-every").count() == 0
     page.close()
 
 

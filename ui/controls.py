@@ -26,6 +26,12 @@ JOIN = """(a, b, named) => {
   return window.deadheatTyped ?? JSON.parse(named || '{}')[text] ?? text;
 }"""
 CHOSEN = "() => { window.deadheatTyped = undefined; return []; }"
+# A new choice starts with its own defaults; the space is for a panel whose knobs were moved: same text is no news.
+CHOOSE = f"""(chosen, wanted) => {{
+  window.deadheatTyped = undefined;
+  const text = chosen === '{NONE}' ? '' : chosen;
+  return [text && text === wanted ? text + ' ' : text, text];
+}}"""
 TELL = "(...now) => { window.dispatchEvent(new CustomEvent('deadheat-settings', {detail: now})); return []; }"
 
 
@@ -34,11 +40,15 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 @dataclass(eq=False)
 class Slot:
-    """One accelerator of the recipe: the choice, its part of the recipe text, and the part that a preset wants."""
+    """One accelerator of the recipe: the choice, its part of the recipe text, and what its panel of knobs starts with.
+
+    Whatever sets one sets all three at once, so that a panel is made once, and nothing that somebody does with its
+    knobs is taken back by a later answer to the same news.
+    """
 
     choice: gr.Dropdown
     part: gr.Textbox
-    wanted: gr.Textbox  # a hidden one: the panel hears of a new preset only from a component
+    wanted: gr.Textbox
 
 
 @dataclass(eq=False)
@@ -48,7 +58,6 @@ class Controls:
     Attributes:
         fields: what a run takes, in the order of ``Settings``.
         named: the names of the model's presets by their recipe text, as JSON; hidden.
-        ready: turns true when the library is there and the lists can be filled.
     """
 
     model: gr.Dropdown
@@ -59,14 +68,12 @@ class Controls:
     fields: list[Any]
     slots: list[Slot]
     named: gr.Textbox
-    ready: gr.State
     go: gr.Button
     stop: gr.Button
 
 
 def controls() -> Controls:
     """Lay out the left panel."""
-    ready = gr.State(False)
     prompt = gr.Textbox(CHIPS["fox above a mushroom"], label="Prompt", lines=2, max_lines=6, elem_id="prompt")
     gr.Examples([[text] for text in CHIPS.values()], [prompt], example_labels=list(CHIPS), label="Try")
     with gr.Row(elem_classes="dh-buttons"):
@@ -76,7 +83,7 @@ def controls() -> Controls:
         first = [FIRST_PRESET, OWN]
         # no choice until the library is there: filling the lists would take back what somebody chose before
         preset = gr.Dropdown(first, value=FIRST_PRESET, label="Preset", elem_id="preset", interactive=False)
-        slots = [_slot("Accelerator", FIRST, ready, "first"), _slot("Together with", (NONE, NONE), ready, "second")]
+        slots = [_slot("Accelerator", FIRST, "first"), _slot("Together with", (NONE, NONE), "second")]
         about = "what runs, as on the command line"
         recipe = gr.Textbox(FIRST_PRESET, label="Recipe", elem_id="recipe", interactive=False, info=about, max_lines=4)
     with gr.Accordion("More settings", open=False, elem_id="more") as more:
@@ -84,7 +91,7 @@ def controls() -> Controls:
     negative, steps, guidance, seed, repeats = others
     fields = [prompt, negative, model, recipe, steps, guidance, seed, repeats]
     named = gr.Textbox("{}", visible="hidden")
-    made = Controls(model, more, preset, recipe, prompt, fields, slots, named, ready, go, stop)
+    made = Controls(model, more, preset, recipe, prompt, fields, slots, named, go, stop)
     _wire(made)
     return made
 
@@ -114,58 +121,54 @@ def model_choice(elem_id: str, value: str = "pocket-dit") -> gr.Dropdown:
     )
 
 
-def _slot(label: str, value: tuple[str, str], ready: gr.State, name: str) -> Slot:
+def _slot(label: str, value: tuple[str, str], name: str) -> Slot:
     choice = gr.Dropdown([value], value=value[1], label=label, elem_id=name, interactive=False)
     slot = Slot(choice, gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden"))
-    news = [ready.change, choice.change, slot.wanted.change]
 
     # One at a time: both panels of a page write into one session's blocks, and Gradio does not guard them.
     @gr.render(
-        [choice, slot.wanted, ready],
-        triggers=news,
+        slot.wanted,
+        triggers=[slot.wanted.change],
         show_progress="hidden",
         concurrency_limit=1,
         concurrency_id="knobs",
     )
-    def panel(chosen: str, wanted: str, is_ready: bool) -> None:
-        if is_ready and chosen != NONE:
-            _knobs(chosen, wanted, slot.part, name)
+    def panel(wanted: str) -> None:
+        if wanted:
+            _knobs(wanted, slot, name)
 
     return slot
 
 
-def _start(chosen: str, wanted: str) -> Any:
-    """Return the accelerator that a slot starts with: as the preset wants it, else with its own defaults."""
-    from deadheat import ACCELERATORS, Recipe
-
-    if wanted and (asked := Recipe.parse(wanted).accelerators[0]).name == chosen:
-        return asked
-    return ACCELERATORS[chosen]()
-
-
-def _knobs(chosen: str, wanted: str, part: gr.Textbox, slot: str) -> None:
+def _knobs(wanted: str, slot: Slot, name: str) -> None:
     """Lay out the knobs of an accelerator; each change is written into its part of the recipe, in the browser."""
     from deadheat.accelerators import knobs
     from deadheat.accelerators.recipe_text import UNSAFE
 
-    found, now = knobs(_start(chosen, wanted)), _start(chosen, wanted)
-    plain = [name for name, (default, spec) in found.items() if spec.low is not None]
-    names = [*plain, *(name for name in found if name not in plain)]
-    made = [_widget(name, getattr(now, name), found[name][1], f"{slot}-{name}") for name in plain]
+    from deadheat import Recipe
+
+    now = Recipe.parse(wanted).accelerators[0]
+    found = knobs(now)
+    plain = [knob for knob, (_, spec) in found.items() if spec.low is not None]
+    names = [*plain, *(knob for knob in found if knob not in plain)]
+    made = [_widget(knob, getattr(now, knob), found[knob][1], f"{name}-{knob}") for knob in plain]
     if len(names) > len(plain):
         with gr.Accordion("More knobs", open=False):
-            made += [_widget(n, getattr(now, n), found[n][1], f"{slot}-{n}") for n in names[len(plain) :]]
-    usual = [found[name][0] for name in names]
+            made += [
+                _widget(knob, getattr(now, knob), found[knob][1], f"{name}-{knob}") for knob in names[len(plain) :]
+            ]
+    usual = [found[knob][0] for knob in names]
     write = (
-        f"(...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(usual)};"
+        f"(wanted, part, ...now) => {{ const names = {json.dumps(names)}, usual = {json.dumps(usual)};"
+        f" if (wanted !== {json.dumps(wanted)}) return part;"  # this panel is about to be another one
         " window.deadheatTyped = undefined;"
         " const said = names.map((k, i) => [k, now[i], usual[i]]).filter(([k, a, b]) => String(a) !== String(b));"
         f" const quoted = (a) => RegExp({json.dumps(UNSAFE.pattern)}).test(a)"
         """ ? '"' + String(a).replaceAll('"', '""') + '"' : a;"""
-        f" return {json.dumps(chosen)}"
+        f" return {json.dumps(now.name)}"
         " + (said.length ? ':' + said.map(([k, a]) => k + '=' + quoted(a)).join(',') : ''); }"
     )
-    gr.on([w.input for w in made], None, made, part, js=write, **QUIET)
+    gr.on([w.input for w in made], None, [slot.wanted, slot.part, *made], slot.part, js=write, **QUIET)
 
 
 def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
@@ -187,11 +190,9 @@ def _widget(name: str, default: Any, spec: Any, elem_id: str) -> Any:
 def _wire(made: Controls) -> None:
     parts = [slot.part for slot in made.slots]
     for slot in made.slots:
-        news = [slot.choice.change, slot.wanted.change]
-        gr.on(news, _begin, [slot.choice, slot.wanted], slot.part, queue=False, **QUIET)
+        slot.choice.input(None, [slot.choice, slot.wanted], [slot.wanted, slot.part], js=CHOOSE, **QUIET)
     gr.on([part.change for part in parts], None, [*parts, made.named], made.recipe, js=JOIN, **QUIET)
-    chosen = [made.preset.input, made.model.change, *(slot.choice.input for slot in made.slots)]
-    gr.on(chosen, None, None, None, js=CHOSEN, **QUIET)
+    gr.on([made.preset.input, made.model.change], None, None, None, js=CHOSEN, **QUIET)
     gr.on([field.change for field in made.fields], None, made.fields, None, js=TELL, **QUIET)
     picked = [thing for slot in made.slots for thing in (slot.choice, slot.wanted)]
     # what is picked or typed while an answer is waited for counts, too: without always_last it would be passed over
@@ -203,13 +204,6 @@ def _wire(made: Controls) -> None:
     made.recipe.change(_preset_of, [made.recipe, made.model], made.preset, queue=False, **QUIET)
     others = [made.preset, made.named, *picked, *parts]
     made.model.change(_other_model, [made.model, made.preset, made.recipe, *now], others, queue=False, **QUIET)
-
-
-def _begin(chosen: str, wanted: str) -> str:
-    """Return the part of the recipe that a slot starts with; what was typed stays as it was typed."""
-    if chosen == NONE:
-        return ""
-    return wanted.strip() if wanted.partition(":")[0].strip() == chosen else str(_start(chosen, ""))
 
 
 def _shipped(model: Any) -> dict[str, str]:
@@ -304,7 +298,7 @@ def waiting(made: Controls) -> list[Any]:
     """Return the components that wait for the library."""
     first, second = made.slots
     slots = [first.choice, first.wanted, first.part, second.choice]
-    return [made.model, made.preset, made.recipe, made.named, *slots, made.ready]
+    return [made.model, made.preset, made.recipe, made.named, *slots]
 
 
 def filled() -> list[Any]:
@@ -316,4 +310,4 @@ def filled() -> list[Any]:
     wanted = known[FIRST_PRESET]
     # its part of the recipe comes at once, too: later it would overwrite what somebody is typing
     slots = [first, wanted, wanted, gr.update(choices=[(NONE, NONE), *every], interactive=True)]
-    return [gr.update(choices=offered()), presets, recipe, _named("pocket-dit"), *slots, True]
+    return [gr.update(choices=offered()), presets, recipe, _named("pocket-dit"), *slots]
