@@ -45,11 +45,12 @@ class AdaptiveGuidance(LessGuidance):
     name: ClassVar[str] = "adaptive-guidance"
     title: ClassVar[str] = "Adaptive Guidance"
     paper: ClassVar[str] = "Castillo et al. 2023, arXiv:2312.12487"
-    neutral: ClassVar[dict[str, Any]] = {"threshold": 1.0}
+    neutral: ClassVar[dict[str, Any]] = {"threshold": 1.0, "before": 1}
 
     threshold: float = knob(0.98, "likeness of the two branches at which guidance ends", low=0.0, high=1.0)
     of: str = knob("clean", "whose likeness: of clean pictures or of predictions", choices=("clean", "prediction"))
     rebuild: str = knob("linear", "what stands in for the unconditional branch", choices=("linear", "none"))
+    before: int = knob(2, "one step in so many is guided for real before that; 1: all", low=1, high=100, unit="steps")
     again: int = knob(4, "one step in so many takes what is rebuilt anew; 0: none", low=0, high=100, unit="steps")
 
     @property
@@ -82,7 +83,10 @@ class _Adaptive(Guide):
     sums: deque[Sums] = field(default_factory=lambda: deque(maxlen=FITTED))
 
     def both(self, call: Call) -> bool:
-        return not self.ended or (self.method.continues and 0 < self.method.again <= call.step - self.ran)
+        if not (self.method.continues and (self.ended or len(self.sums) == FITTED)):
+            return not self.ended
+        every = self.method.again if self.ended else self.method.before
+        return 0 < every <= call.step - self.ran
 
     def learn(self, call: Call, uncond: Tensor, cond: Tensor) -> None:
         self.ran = call.step
@@ -93,7 +97,7 @@ class _Adaptive(Guide):
             self._keep(cond, uncond - cond)
         known = bool(self.sums) or not self.method.continues
         self.ended = self.ended or (known and gamma >= self.method.threshold < 1)
-        if self.ended and self.method.continues:
+        if self.sums and self.method.continues:
             self.memory["coefficients"] = fitted(self.sums)
 
     def instead(self, call: Call, cond: Tensor) -> Tensor:

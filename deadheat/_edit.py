@@ -64,9 +64,15 @@ def _compared(compared: Any, made: Any) -> str:
     if compared is None or compared.sparse.lane != "sparse":
         why = made.reason if compared is None else compared.sparse.reason
         return f"nothing to compare: what ran is the dense edit; {why}"
-    return (
+    said = (
         f"the sparse edit has {compared.speedup:.2f}x the speed of the dense edit; against it "
         f"{_decibels(compared.inside)} inside the mask, {_decibels(compared.outside)} outside"
+    )
+    if compared.control is None:
+        return said
+    return (
+        f"{said}\nplainly fewer steps instead, {compared.control_steps}: {compared.control_speedup:.2f}x, "
+        f"{_decibels(compared.control_inside)} inside the mask"
     )
 
 
@@ -214,6 +220,11 @@ def takes_edit(parser: argparse.ArgumentParser) -> None:
         default="ab-cache",
         help='what skips steps of a sparse edit, accelerators of the network output; "" skips none (default ab-cache)',
     )
-    parser.add_argument("--repeats", type=int, default=0, help="time dense and sparse so often first (default 0: no)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=0,
+        help="time dense, sparse and plainly fewer steps so often first (default 0: no)",
+    )
     parser.add_argument("--fit", action="store_true", help="crop and scale all pictures to the model's size")
     parser.add_argument("--out", required=True, help="the new picture, a .png")

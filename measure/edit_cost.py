@@ -2,8 +2,24 @@
 
 from dataclasses import dataclass
 
+from .edit_result import Edit
+
 COPYING = 1.3  # what recording a run takes, over the run
 MARGIN = 1.1  # expected speed-up below which the dense edit is taken: an expectation may be off by that much
+
+
+def matching_steps(dense: Edit, sparse: Edit, steps: int) -> int | None:
+    """Return with how many steps, at strength 1, the dense edit takes as long as the sparse one.
+
+    None where the sparse edit did not run, or where no fewer than *steps* match. One step is the least that can be.
+    """
+    computed = max(1, int(steps * dense.strength))
+    denoising = dense.stages.get("denoise", 0.0)
+    if sparse.lane != "sparse" or not denoising or computed < 2:
+        return None
+    left = sparse.seconds - (dense.seconds - denoising)
+    wanted = min(computed - 1, max(1, round(left * computed / denoising)))
+    return next(n for n in range(1, steps) if int(n * dense.strength) == wanted)
 
 
 @dataclass

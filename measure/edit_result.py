@@ -86,61 +86,85 @@ class Cover:
 
 @dataclass(eq=False)
 class EditComparison:
-    """The same edit, dense and sparse.
+    """The same edit dense, sparse, and dense with plainly fewer steps.
 
     Attributes:
         dense, sparse: the last edit of either lane.
         seconds: wall clock of every timed run, by lane; interleaved.
         first_seconds: what the first sparse edit of this picture took, recording included; None where the recording
             was there before.
+        control: the dense edit with as many steps as take as long as the sparse one; None where there is none.
+        control_steps: how many these are, at strength 1.
     """
 
     dense: Edit
     sparse: Edit
     seconds: dict[str, list[float]]
     first_seconds: float | None
+    control: Edit | None = None
+    control_steps: int | None = None
 
     @property
     def speedup(self) -> float:
         """Median seconds of the dense edit over those of the sparse one, wall clock."""
-        dense, sparse = (median(self.seconds[lane]) for lane in ("dense", "sparse"))
-        return dense / sparse if sparse else 1.0
+        return self._speedup("sparse")
+
+    def _speedup(self, lane: str) -> float:
+        dense, other = median(self.seconds["dense"]), median(self.seconds[lane])
+        return dense / other if other else 1.0
 
     @property
     def inside(self) -> float:
         """PSNR in dB between both edits over the pixels of the mask; infinite where they are equal."""
-        return self._psnr(self.dense.mask)
+        return self._psnr(self.sparse, self.dense.mask)
+
+    @property
+    def control_inside(self) -> float | None:
+        """PSNR in dB between the control and the dense edit over the pixels of the mask; None without a control."""
+        return None if self.control is None else self._psnr(self.control, self.dense.mask)
+
+    @property
+    def control_speedup(self) -> float | None:
+        """Median seconds of the dense edit over those of the control, wall clock; None without a control."""
+        return None if self.control is None else self._speedup("control")
 
     @property
     def outside(self) -> float:
         """PSNR in dB between both edits over the pixels outside the mask; infinite where they are equal."""
-        return self._psnr(~self.dense.mask)
+        return self._psnr(self.sparse, ~self.dense.mask)
 
     @property
     def warnings(self) -> list[str]:
         """What the user should know of this pair, as sentences."""
-        if self.inside >= APART:
-            return []
-        return [
-            f"inside the mask the sparse edit is {self.inside:.1f} dB from the dense one, far enough to show "
-            "something else: it knows the rest of the picture only as it was before. Look at both, and take the dense "
-            "one if you like it better"
-        ]
+        said = []
+        if self.inside < APART:
+            said.append(
+                f"inside the mask the sparse edit is {self.inside:.1f} dB from the dense one, far enough to show "
+                "something else: it knows the rest of the picture only as it was before. Look at both, and take the "
+                "dense one if you like it better"
+            )
+        near, fast = self.control_inside, self.control_speedup
+        if near is not None and fast is not None and near > self.inside and fast >= self.speedup:
+            said.append(
+                f"plainly fewer steps do better here: a dense edit of {self.control_steps} took no longer, and is "
+                f"closer inside the mask ({near:.1f} dB instead of {self.inside:.1f} dB)"
+            )
+        return said
 
     @property
     def largest(self) -> float:
         """Largest difference of a pixel between both edits, in [0, 1]."""
         return float((self.dense.image - self.sparse.image).abs().max())
 
-    def _psnr(self, where: Tensor) -> float:
+    def _psnr(self, edit: Edit, where: Tensor) -> float:
         if not where.any():
             return float("inf")
-        return psnr(self.sparse.image[:, where], self.dense.image[:, where])
+        return psnr(edit.image[:, where], self.dense.image[:, where])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures, as plain JSON-able data.
 
-        An infinite "inside" or "outside" is None; where both are, "identical" is true.
+        An infinite "inside" or "outside" is None; where both are, "identical" is true. "control" is None without one.
         """
         same = {"inside": self.inside == math.inf, "outside": self.outside == math.inf}
         return {
@@ -154,4 +178,10 @@ class EditComparison:
             "warnings": self.warnings,
             "dense": self.dense.to_dict(),
             "sparse": self.sparse.to_dict(),
+            "control": None if self.control is None else self._controlled(self.control),
         }
+
+    def _controlled(self, control: Edit) -> dict[str, Any]:
+        near = self.control_inside
+        about = {"steps": self.control_steps, "speedup": self.control_speedup}
+        return about | {"inside": None if near == math.inf else near} | control.to_dict()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..accelerators import OutputCache
 from ..pipelines import InputError, Undo, call_arguments, check_size, family, known_model, model_name, pictures
 from .edit_clock import clocked, waiting
-from .edit_cost import MARGIN, Cost
+from .edit_cost import MARGIN, Cost, matching_steps
 from .edit_engine import Engine, Keep, why_dense, windows_part
 from .edit_inputs import (
     cell_of,
@@ -39,7 +40,7 @@ class EditEvent:
     """A step of an edit that has just been made, for progress, previews and cancelling.
 
     Attributes:
-        lane: "record", "dense" or "sparse".
+        lane: "record", "dense", "sparse", or "control", the dense edit with fewer steps.
         step, steps: number of the step, from 1, and how many there will be.
         latents: the latents after the step.
     """
@@ -307,9 +308,12 @@ class EditSession:
         strength: float = 0.6,
         painted: Any = None,
         repeats: int = 3,
+        control: bool = True,
         watch: Watch | None = None,
     ) -> EditComparison:
         """Make the same edit dense and sparse, interleaved, *repeats* times each after a warm-up; keep neither.
+
+        With *control* the dense edit also runs with as many steps as take as long as the sparse one took.
 
         Raises:
             InputError, Cancelled: as ``edit``.
@@ -323,14 +327,20 @@ class EditSession:
             return one
 
         first = None if self._recorded(self._asked(mask, prompt, mode, strength, painted).strength) else made()
-        lanes = {"dense": made(dense=True), "sparse": made()}
+        lanes: dict[str, Callable[[], Edit]] = {"dense": partial(made, dense=True), "sparse": made}
+        last = {lane: make() for lane, make in lanes.items()}
+        steps = matching_steps(last["dense"], last["sparse"], self.steps) if control else None
+        if steps is not None:
+            ask = self._asked(mask, prompt, mode, strength, painted)
+            lanes["control"] = partial(self._dense, ask, self.cover(ask.mask), watch, steps)
+            last["control"] = lanes["control"]()
         seconds: dict[str, list[float]] = {lane: [] for lane in lanes}
         for turn in range(repeats):
             for lane in list(lanes)[:: 1 if turn % 2 else -1]:
-                lanes[lane] = made(dense=lane == "dense")
-                seconds[lane].append(lanes[lane].seconds)
+                last[lane] = lanes[lane]()
+                seconds[lane].append(last[lane].seconds)
         began = None if first is None else first.seconds + first.stages.get("record", 0.0)
-        return EditComparison(lanes["dense"], lanes["sparse"], seconds, began)
+        return EditComparison(last["dense"], last["sparse"], seconds, began, last.get("control"), steps)
 
     # -- how -----------------------------------------------------------------------------------------------------
 
@@ -352,20 +362,25 @@ class EditSession:
     def _nothing(self, ask: "_Asked", cover: Cover) -> Edit:
         return Edit(self.image, self.image, cover.mask, "none", cover.reason, ask.prompt, ask.mode, ask.strength)
 
-    def _dense(self, ask: "_Asked", cover: Cover, watch: Watch | None) -> Edit:
-        """Run diffusers' inpainting as it is, and put the picture back outside the mask."""
+    def _dense(self, ask: "_Asked", cover: Cover, watch: Watch | None, control: int | None = None) -> Edit:
+        """Run diffusers' inpainting as it is, and put the picture back outside the mask.
+
+        As a control it runs with that many steps instead of the session's.
+        """
+        steps = control or self.steps
         made = Edit(self.image, self.image, cover.mask, "dense", "", ask.prompt, ask.mode, ask.strength)
         with clocked(self.pipe) as clock:
             begin = time.perf_counter()
-            with after_each_step(self.pipe, self._look("dense", watch, ask.strength)):
-                drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
+            with after_each_step(self.pipe, self._look("control" if control else "dense", watch, ask.strength, steps)):
+                drawn = pictures(self.pipe(**self._arguments(ask, cover.mask, steps)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
             waiting(self.pipe)()
             made.seconds = time.perf_counter() - begin
         made.stages, made.calls = clock.stages(made.seconds), clock.calls
         made.active, made.expected_speedup, made.memory = 1.0, 1.0, self.memory
         fixed = made.stages["encode"] + made.stages["decode"]
-        self.cost.dense_took(made.stages["denoise"], fixed, max(1, int(self.steps * ask.strength)))
+        if not control:
+            self.cost.dense_took(made.stages["denoise"], fixed, max(1, int(steps * ask.strength)))
         return made
 
     def _sparse(self, ask: "_Asked", cover: Cover, watch: Watch | None) -> Edit:
@@ -405,23 +420,25 @@ class EditSession:
             )
         return said
 
-    def _arguments(self, ask: "_Asked", mask: Tensor) -> dict[str, Any]:
+    def _arguments(self, ask: "_Asked", mask: Tensor, steps: int | None = None) -> dict[str, Any]:
         height, width = self.image.shape[1:]
         asked = call_arguments(
             self.pipe,
             prompt=ask.prompt,
             negative=self.negative,
-            steps=self.steps,
+            steps=steps or self.steps,
             guidance=self.guidance,
             size=(width, height),
             seed=self.seed,
         )
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
-    def _look(self, lane: str, watch: Watch | None, strength: float) -> Callable[[int, Tensor], None] | None:
+    def _look(
+        self, lane: str, watch: Watch | None, strength: float, of: int | None = None
+    ) -> Callable[[int, Tensor], None] | None:
         if watch is None:
             return None
-        steps = int(self.steps * strength)
+        steps = int((of or self.steps) * strength)
 
         def look(step: int, latents: Tensor) -> None:
             watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))

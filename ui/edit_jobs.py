@@ -9,7 +9,7 @@ from .edit_view import edit_page
 from .jobs import Job, model
 from .progress import data_url
 
-LANES = ("dense", "sparse")
+LANES = {"dense": "dense", "sparse": "sparse", "control": "fewer steps"}  # by name, as the page calls them
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class EditProgress:
     """How far an edit is, as the page shows it.
 
     Attributes:
-        rounds: how often both lanes will be timed.
+        rounds: how often all lanes will be timed.
         passes: how often each lane has begun.
     """
 
@@ -44,9 +44,10 @@ class EditProgress:
 
     def page(self, said: str) -> dict[str, Any]:
         """Return what the page should show now."""
-        roles = LANES if self.rounds else ("sparse",)
+        lanes = LANES if self.rounds else {"sparse": "sparse"}
         waiting = {"said": "waiting", "part": 0.0, "picture": ""}
-        return {"kind": "running", "said": said, "lanes": [{"name": r, **self._lanes.get(r, waiting)} for r in roles]}
+        told = [{"name": name, **self._lanes.get(lane, waiting)} for lane, name in lanes.items()]
+        return {"kind": "running", "said": said, "lanes": told}
 
     def after(self, event: Any, pipe: Any, size: tuple[int, int]) -> dict[str, Any]:
         """Take in a step that has just been made, and return what the page should show now."""
@@ -67,10 +68,10 @@ class EditProgress:
         if not self.rounds:
             return "Drawing the edit."
         if nth == 0:
-            return f"First look: {lane}. Not timed yet."
+            return f"First look: {LANES[lane]}. Not timed yet."
         if nth > self.rounds:
             return "Last picture."
-        return f"Timing, round {nth} of {self.rounds}: {lane}. No previews now, looking costs time."
+        return f"Timing, round {nth} of {self.rounds}: {LANES[lane]}. No previews now, looking costs time."
 
     def looks(self, event: Any) -> bool:
         """Tell whether the page should hear of a step: while the stopwatch runs, of the first one only."""

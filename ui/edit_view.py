@@ -17,6 +17,8 @@ NOTES = {
     "speed": "Median seconds of the dense edit over those of the sparse one, wall clock, measured in turns.",
     "active": "The part of the picture for which the network ran: the painting, grown a little, in whole cells. It "
     "runs less often than in the dense edit where a recipe skips steps.",
+    "control": "The dense edit with as many steps as take as long as the sparse edit: what the same time buys without "
+    "any accelerator.",
     "inside": "Closeness of the sparse edit to the dense one where it was painted: same seed, same prompt.",
     "outside": "Pixels outside the mask are put back from the picture before, in both edits.",
     "memory": "What every layer computed for the picture before, kept so that its edits need not compute it again.",
@@ -76,18 +78,21 @@ def told(done: Any) -> list[str]:
 
 
 def lanes(done: Any) -> list[dict[str, Any]]:
-    """Return the pictures side by side: dense, sparse, and how they differ."""
+    """Return the pictures side by side: dense, sparse, plainly fewer steps, and how the first two differ."""
     from deadheat.measure import difference
 
     if done.compared is None:
         edit = done.kept
         return [{"name": edit.lane, "said": seconds_text(edit.seconds), "picture": data_url(edit.image)}]
-    dense, sparse = done.compared.dense, done.compared.sparse
+    dense, sparse, control = done.compared.dense, done.compared.sparse, done.compared.control
+    fewer = [] if control is None else [(f"{done.compared.control_steps} steps", "control", control)]
     gap, scale = difference(sparse.image, dense.image)
     same = scale >= 1e5
     return [
-        {"name": "dense", "said": _seconds(done, "dense"), "picture": data_url(dense.image)},
-        {"name": "sparse", "said": _seconds(done, "sparse"), "picture": data_url(sparse.image)},
+        *(
+            {"name": name, "said": _seconds(done, lane), "picture": data_url(edit.image)}
+            for name, lane, edit in [("dense", "dense", dense), ("sparse", "sparse", sparse), *fewer]
+        ),
         {
             "name": "difference" if same else f"difference x{scale:.3g}",
             "said": "none" if same else f"at most {1 / scale:.1%}",
@@ -103,7 +108,7 @@ def _seconds(done: Any, lane: str) -> str:
 
 def cards(done: Any) -> list[dict[str, Any]]:
     """Return the numbers."""
-    return [*_speed(done), _active(done), *_inside(done), _outside(done), _memory(done)]
+    return [*_speed(done), _active(done), *_inside(done), *_control(done), _outside(done), _memory(done)]
 
 
 def _card(label: str, value: str, said: list[str], about: str, tone: str = "") -> dict[str, Any]:
@@ -141,6 +146,17 @@ def _inside(done: Any) -> list[dict[str, Any]]:
     value = done.compared.inside
     tone = "good" if math.isinf(value) or value >= 30 else "warn"
     return [_card("Inside the mask", psnr_text(value), ["PSNR, sparse against dense"], NOTES["inside"], tone)]
+
+
+def _control(done: Any) -> list[dict[str, Any]]:
+    found = done.compared
+    if found is None or found.control is None:
+        return []
+    said = [
+        f"inside the mask, {found.control_steps} plain steps",
+        f"{found.control_speedup:.2f}x, {_seconds(done, 'control')}",
+    ]
+    return [_card("Fewer steps instead", psnr_text(found.control_inside), said, NOTES["control"])]
 
 
 def _outside(done: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from deadheat.accelerators import ABCache
-from deadheat.measure import EditSession, compare, edit
-from deadheat.measure.edit_cost import Cost
+from deadheat.measure import Edit, EditSession, compare, edit
+from deadheat.measure.edit_cost import Cost, matching_steps
 from deadheat.measure.edit_engine import Engine
 from deadheat.measure.edit_inputs import cells, pixels, read_picture
 from deadheat.measure.edit_session import SKIPS
@@ -433,12 +433,58 @@ def test_cancelling_leaves_everything_as_it_was(pipe):
 def test_compare(pipe):
     result = begun(pipe).compare(square(), "a blue ball", repeats=2)
     assert (result.dense.lane, result.sparse.lane) == ("dense", "sparse")
-    assert {lane: len(seconds) for lane, seconds in result.seconds.items()} == {"dense": 2, "sparse": 2}
+    assert {lane: len(seconds) for lane, seconds in result.seconds.items()} == {"dense": 2, "sparse": 2, "control": 2}
     assert result.outside == float("inf")
     assert result.first_seconds > result.sparse.seconds > 0
     assert result.to_dict()["speedup"] == result.speedup > 0
     assert result.to_dict()["outside"] is None
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_the_control_of_an_edit_is_the_dense_edit_of_fewer_steps(pipe):
+    session, seen = begun(pipe, steps=10), []
+    cost = replace(session.cost)
+    result = session.compare(square(), "a blue ball", strength=0.5, repeats=1, watch=seen.append)
+    fewer = begun(pipe, steps=result.control_steps).edit(square(), "a blue ball", strength=0.5, dense=True)
+    assert 2 <= result.control_steps < 10
+    assert torch.equal(result.control.image, fewer.image)
+    assert result.control.calls == fewer.calls < result.dense.calls
+    assert {event.steps for event in seen if event.lane == "control"} == {result.control_steps // 2}
+    assert result.to_dict()["control"]["steps"] == result.control_steps
+    assert result.to_dict()["control"]["inside"] == result.control_inside > 0
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert session.cost.dense != cost.dense  # learnt from the dense edits
+    alone = session.compare(square(), "a blue ball", strength=0.5, repeats=1, control=False)
+    assert (alone.control, alone.control_inside, alone.to_dict()["control"]) == (None, None, None)
+    assert list(alone.seconds) == ["dense", "sparse"]
+    whole = session.compare(torch.ones(64, 64), "a blue ball", repeats=1)  # no sparse edit to hold anything against
+    assert whole.control is None
+
+
+def test_fewer_steps_that_are_closer_in_no_more_time_are_a_warning(pipe):
+    result = begun(pipe, steps=10).compare(square(), "a blue ball", repeats=1)
+    grey = torch.full_like(result.dense.image, 0.5)
+    lanes = {"dense": grey, "sparse": grey + 0.05, "control": grey + 0.04}
+    parts = {lane: replace(getattr(result, lane), image=image) for lane, image in lanes.items()}
+    pair = replace(result, **parts, seconds={"dense": [1.0], "sparse": [0.2], "control": [0.2]})
+    (said,) = pair.warnings
+    assert said.startswith(
+        f"plainly fewer steps do better here: a dense edit of {result.control_steps} took no longer"
+    )
+    assert not replace(pair, seconds=pair.seconds | {"control": [0.21]}).warnings
+    assert not replace(pair, control=replace(pair.control, image=grey + 0.06)).warnings
+
+
+@pytest.mark.parametrize(
+    ("strength", "sparse", "steps"), [(0.6, 0.5, 4), (0.6, 0.2, 2), (0.6, 0.01, 2), (0.6, 1.9, 9), (1.0, 0.7, 3)]
+)
+def test_the_steps_that_match_a_time(strength: float, sparse: float, steps: int):
+    still = torch.zeros(3, 8, 8)
+    one = Edit(still, still, still[0] > 0, "sparse", "", "", "prompt", strength, seconds=sparse)
+    dense = replace(one, seconds=0.1 + 0.2 * int(10 * strength), stages={"denoise": 0.2 * int(10 * strength)})
+    assert matching_steps(dense, one, 10) == steps
+    assert matching_steps(dense, replace(one, lane="dense"), 10) is None
+    assert matching_steps(dense, one, 1) is None
 
 
 def test_a_sparse_edit_far_from_the_dense_one_is_a_warning(pipe):
