@@ -120,6 +120,28 @@ def test_what_is_rebuilt_is_taken_anew_now_and_then(on: str, again: int, guided:
         assert torch.equal(out, tiny.call(pipe, 8))
 
 
+@pytest.mark.parametrize("on", ["sd3", "wan"])
+@pytest.mark.parametrize(("before", "guided"), [(1, range(10)), (2, [0, 1, 2, 3, 5, 7, 9]), (3, [0, 1, 2, 3, 6, 9])])
+def test_before_the_branches_agree_some_steps_are_rebuilt_too(on: str, before: int, guided: list[int]):
+    """Four guided steps are what the line is laid through."""
+    tiny = FAMILIES[on]
+    pipe = tiny.build()
+    with executed(tiny, pipe) as seen, attached(pipe, AdaptiveGuidance(1.0, before=before)) as session:
+        out = tiny.call(pipe, 10)
+    partial = [step.index for step in session.report().steps if step.action == "partial"]
+    assert partial == [step for step in range(10) if step not in guided]
+    assert seen.samples == session.report().calls == 10 + len(guided)
+    assert torch.equal(out, tiny.call(pipe, 10)) is (before == 1)
+
+
+def test_without_a_line_every_step_is_guided_before_the_branches_agree():
+    tiny = FAMILIES["sd3"]
+    pipe = tiny.build()
+    with attached(pipe, AdaptiveGuidance(1.0, rebuild="none", before=2)) as session:
+        tiny.call(pipe, 10)
+    assert session.report().calls == 20
+
+
 def test_without_guidance_it_is_not_taken_up_again():
     tiny = FAMILIES["sd3"]
     pipe = tiny.build()
