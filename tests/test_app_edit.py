@@ -192,6 +192,9 @@ def test_paint_run_and_undo(page: "Page"):
     assert "a cat on a gradient" in page.text_content(STAGE + ".dh-about")
     assert "untouched" in page.text_content(STAGE + ".dh-cards")
     assert page.locator(STAGE + ".de-step").count() == 2
+    assert "Fewer steps instead" in page.text_content(STAGE + ".dh-cards")
+    lanes = page.locator(STAGE + ".de-lanes b").all_text_contents()
+    assert [re.sub(r"[\d.]+", "N", name) for name in lanes] == ["dense", "sparse", "N steps", "difference xN"]
     assert _painted(page) == 0
     page.keyboard.press("f")
     assert page.evaluate(SEEN) == seen
