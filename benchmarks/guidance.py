@@ -15,6 +15,8 @@ one at a time (in a batch, the least alike branches decide for all), and seconds
     python -m benchmarks.guidance pocket-unet --part seconds --prompts 2 --repeats 21
       --name guidance-pocket-unet-seconds --lanes adapter "adapter x ab-cache/5" "adapter x ab-cache/6"
       guidance-interval adaptive-guidance guidance-cache/4
+    python -m benchmarks.guidance pocket-unet --part seconds --prompts 2 --repeats 11
+      --name adaptive-guidance-pocket-unet --lanes adaptive-guidance guidance-interval
 """
 
 import argparse
