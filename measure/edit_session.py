@@ -328,17 +328,21 @@ class EditSession:
 
         first = None if self._recorded(self._asked(mask, prompt, mode, strength, painted).strength) else made()
         lanes: dict[str, Callable[[], Edit]] = {"dense": partial(made, dense=True), "sparse": made}
-        last = {lane: make() for lane, make in lanes.items()}
-        steps = matching_steps(last["dense"], last["sparse"], self.steps) if control else None
-        if steps is not None:
-            ask = self._asked(mask, prompt, mode, strength, painted)
-            lanes["control"] = partial(self._dense, ask, self.cover(ask.mask), watch, steps)
-            last["control"] = lanes["control"]()
+        last, steps = {lane: make() for lane, make in lanes.items()}, None
         seconds: dict[str, list[float]] = {lane: [] for lane in lanes}
         for turn in range(repeats):
             for lane in list(lanes)[:: 1 if turn % 2 else -1]:
                 last[lane] = lanes[lane]()
                 seconds[lane].append(last[lane].seconds)
+            if turn or not control:
+                continue
+            steps = matching_steps(last["dense"], last["sparse"], self.steps)  # a warm-up's seconds would mislead
+            if steps is not None:
+                ask = self._asked(mask, prompt, mode, strength, painted)
+                lanes["control"] = partial(self._dense, ask, self.cover(ask.mask), watch, steps)
+                lanes["control"]()
+                last["control"] = lanes["control"]()
+                seconds["control"] = [last["control"].seconds]
         began = None if first is None else first.seconds + first.stages.get("record", 0.0)
         return EditComparison(last["dense"], last["sparse"], seconds, began, last.get("control"), steps)
 
