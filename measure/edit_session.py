@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -195,9 +195,9 @@ class EditSession:
             keep = Keep(self.budget_bytes, self.store, self.every)
             self._engine = Engine(self.pipe, self.image, keep, self.recipe.accelerators)
         nothing = torch.zeros_like(self.image[0], dtype=torch.bool)
-        asked = self._arguments(_Asked(nothing, self.prompt, "prompt", strength, self.image), nothing)
+        ask = _Asked(nothing, self.prompt, "prompt", strength, self.image, self.steps)
         self._undos = [None] * len(self._undos)  # what they would put back is in the recording before
-        took = self._engine.record(asked, strength, self._look("record", watch, strength))
+        took = self._engine.record(self._arguments(ask, nothing), strength, self._look("record", watch, ask))
         self.cost.recording_took(took, max(1, int(self.steps * strength)))
         if self._engine.too_large:
             self.why, self._engine = self._engine.too_large, None
@@ -326,7 +326,8 @@ class EditSession:
             one.drawn = None  # it is not to be kept, and large
             return one
 
-        first = None if self._recorded(self._asked(mask, prompt, mode, strength, painted).strength) else made()
+        ask = self._asked(mask, prompt, mode, strength, painted)
+        first = None if self._recorded(ask.strength) else made()
         lanes: dict[str, Callable[[], Edit]] = {"dense": partial(made, dense=True), "sparse": made}
         last, steps = {lane: make() for lane, make in lanes.items()}, None
         seconds: dict[str, list[float]] = {lane: [] for lane in lanes}
@@ -338,8 +339,7 @@ class EditSession:
                 continue
             steps = matching_steps(last["dense"], last["sparse"], self.steps)  # a warm-up's seconds would mislead
             if steps is not None:
-                ask = self._asked(mask, prompt, mode, strength, painted)
-                lanes["control"] = partial(self._dense, ask, self.cover(ask.mask), watch, steps)
+                lanes["control"] = partial(self._dense, replace(ask, steps=steps), self.cover(ask.mask), watch)
                 lanes["control"]()
                 last["control"] = lanes["control"]()
                 seconds["control"] = [last["control"].seconds]
@@ -361,22 +361,19 @@ class EditSession:
             raise InputError(f"painted is {tuple(start.shape[1:])}, the picture {tuple(self.image.shape[1:])}")
         strength = 1.0 if mode == "inpaint" else float(strength)
         mask = read_mask(painted_mask(mask, painted, self.image, self.cell), self.image)
-        return _Asked(mask, prompt.strip() or self.prompt, mode, strength, start)
+        return _Asked(mask, prompt.strip() or self.prompt, mode, strength, start, self.steps)
 
     def _nothing(self, ask: "_Asked", cover: Cover) -> Edit:
         return Edit(self.image, self.image, cover.mask, "none", cover.reason, ask.prompt, ask.mode, ask.strength)
 
-    def _dense(self, ask: "_Asked", cover: Cover, watch: Watch | None, control: int | None = None) -> Edit:
-        """Run diffusers' inpainting as it is, and put the picture back outside the mask.
-
-        As a control it runs with that many steps instead of the session's.
-        """
-        steps = control or self.steps
+    def _dense(self, ask: "_Asked", cover: Cover, watch: Watch | None) -> Edit:
+        """Run diffusers' inpainting as it is, and put the picture back outside the mask."""
+        control = ask.steps != self.steps
         made = Edit(self.image, self.image, cover.mask, "dense", "", ask.prompt, ask.mode, ask.strength)
         with clocked(self.pipe) as clock:
             begin = time.perf_counter()
-            with after_each_step(self.pipe, self._look("control" if control else "dense", watch, ask.strength, steps)):
-                drawn = pictures(self.pipe(**self._arguments(ask, cover.mask, steps)))[0]
+            with after_each_step(self.pipe, self._look("control" if control else "dense", watch, ask)):
+                drawn = pictures(self.pipe(**self._arguments(ask, cover.mask)))[0]
             made.image = torch.where(cover.mask, drawn, self.image)
             waiting(self.pipe)()
             made.seconds = time.perf_counter() - begin
@@ -384,7 +381,7 @@ class EditSession:
         made.active, made.expected_speedup, made.memory = 1.0, 1.0, self.memory
         fixed = made.stages["encode"] + made.stages["decode"]
         if not control:
-            self.cost.dense_took(made.stages["denoise"], fixed, max(1, int(steps * ask.strength)))
+            self.cost.dense_took(made.stages["denoise"], fixed, max(1, int(ask.steps * ask.strength)))
         return made
 
     def _sparse(self, ask: "_Asked", cover: Cover, watch: Watch | None) -> Edit:
@@ -395,7 +392,7 @@ class EditSession:
             made.reason = f"only the dense edit works here: {self.why}"
             return made
         active = cover.mask[:: self.cell, :: self.cell]
-        look = self._look("sparse", watch, ask.strength)
+        look = self._look("sparse", watch, ask)
         drawn = self._engine.draw(self._arguments(ask, cover.mask), ask.start, active, look)
         image = torch.where(cover.mask, drawn.picture, self.image)
         made = Edit(image, self.image, cover.mask, "sparse", "", ask.prompt, ask.mode, ask.strength)
@@ -424,25 +421,23 @@ class EditSession:
             )
         return said
 
-    def _arguments(self, ask: "_Asked", mask: Tensor, steps: int | None = None) -> dict[str, Any]:
+    def _arguments(self, ask: "_Asked", mask: Tensor) -> dict[str, Any]:
         height, width = self.image.shape[1:]
         asked = call_arguments(
             self.pipe,
             prompt=ask.prompt,
             negative=self.negative,
-            steps=steps or self.steps,
+            steps=ask.steps,
             guidance=self.guidance,
             size=(width, height),
             seed=self.seed,
         )
         return asked | {"image": ask.start[None], "mask_image": mask[None, None].float(), "strength": ask.strength}
 
-    def _look(
-        self, lane: str, watch: Watch | None, strength: float, of: int | None = None
-    ) -> Callable[[int, Tensor], None] | None:
+    def _look(self, lane: str, watch: Watch | None, ask: "_Asked") -> Callable[[int, Tensor], None] | None:
         if watch is None:
             return None
-        steps = int((of or self.steps) * strength)
+        steps = int(ask.steps * ask.strength)
 
         def look(step: int, latents: Tensor) -> None:
             watch(EditEvent(lane, step + 1, max(steps, step + 1), latents))
@@ -464,3 +459,4 @@ class _Asked:
     mode: str
     strength: float
     start: Tensor
+    steps: int
