@@ -89,7 +89,7 @@ class _Adaptive(Guide):
     sums: deque[Sums] = field(default_factory=lambda: deque(maxlen=FITTED))
 
     def both(self, call: Call) -> bool:
-        if not (self.method.continues and (self.ended or len(self.sums) == FITTED)):
+        if not self._rebuilds():
             return not self.ended
         every = self.method.again if self.ended else self.method.before
         return 0 < every <= call.step - self.ran
@@ -103,8 +103,12 @@ class _Adaptive(Guide):
             self._keep(cond, uncond - cond)
         known = bool(self.sums) or not self.method.continues
         self.ended = self.ended or (known and gamma >= self.method.threshold < 1)
-        if self.sums and self.method.continues:
+        if self._rebuilds():
             self.memory["coefficients"] = fitted(self.sums)
+
+    def _rebuilds(self) -> bool:
+        """Tell whether a line may stand in: the branches agree, or it goes through enough guided steps."""
+        return self.method.continues and (self.ended or len(self.sums) == FITTED)
 
     def instead(self, call: Call, cond: Tensor) -> Tensor:
         if not self.method.continues:
